@@ -1,0 +1,64 @@
+import js from '@eslint/js';
+import { createTypeScriptImportResolver } from 'eslint-import-resolver-typescript';
+import importX from 'eslint-plugin-import-x';
+import { defineConfig } from 'eslint/config';
+import tseslint from 'typescript-eslint';
+
+/** Who may import whom (docs/architecture.md, "The rooms"). Each zone: nothing in `target` imports from `from`. */
+const zones = [
+  { target: './packages/core', from: ['./packages/jobs', './services', './infra', './simulators', './demo'] },
+  { target: './packages/jobs', from: ['./services', './infra', './demo'] },
+  { target: './services/bridge', from: ['./services/worker', './services/api', './infra', './demo'] },
+  { target: './services/worker', from: ['./services/bridge', './services/api', './infra', './demo'] },
+  { target: './services/api', from: ['./services/bridge', './services/worker', './infra', './demo'] },
+  { target: './e2e', from: ['./services', './packages/jobs'], message: 'e2e looks from outside.' },
+];
+
+/** Test helpers and simulators must not ship: only tests, the demo and benchmarks reach them. */
+const productionCode = ['packages/{core,jobs}/src/**/*.ts', 'services/*/src/**/*.ts', 'infra/postgres/src/**/*.ts'];
+
+export default defineConfig(
+  { ignores: ['**/dist/', '**/node_modules/', '.outbox/'] },
+  js.configs.recommended,
+  {
+    files: ['**/*.ts'],
+    extends: [tseslint.configs.recommendedTypeChecked, importX.flatConfigs.typescript],
+    plugins: { 'import-x': importX },
+    languageOptions: { parserOptions: { project: './tsconfig.json', tsconfigRootDir: import.meta.dirname } },
+    settings: {
+      'import-x/resolver-next': [createTypeScriptImportResolver({ project: './tsconfig.json' })],
+    },
+    rules: {
+      'import-x/no-restricted-paths': ['error', { zones }],
+      'import-x/no-cycle': 'error',
+      '@typescript-eslint/consistent-type-imports': 'error',
+      '@typescript-eslint/no-non-null-assertion': 'error',
+      '@typescript-eslint/switch-exhaustiveness-check': 'error',
+      '@typescript-eslint/no-misused-promises': ['error', { checksVoidReturn: false }],
+      '@typescript-eslint/restrict-template-expressions': ['error', { allowNumber: true, allowBoolean: true }],
+    },
+  },
+  {
+    files: productionCode,
+    ignores: ['**/*.test.ts'],
+    rules: {
+      '@typescript-eslint/no-restricted-imports': [
+        'error',
+        { patterns: [{ group: ['@outbox/testing', '@outbox/simulators', '@outbox/local'] }] },
+      ],
+    },
+  },
+  {
+    files: ['services/bridge/src/**/*.ts', 'services/api/src/**/*.ts'],
+    rules: {
+      'no-restricted-imports': [
+        'error',
+        { paths: [{ name: '@outbox/jobs/handlers', message: 'Only the worker opens the handlers.' }] },
+      ],
+    },
+  },
+  {
+    files: ['**/*.mjs', '*.js', '*.cjs'],
+    languageOptions: { globals: { process: 'readonly', console: 'readonly', URL: 'readonly', setTimeout: 'readonly' } },
+  },
+);

@@ -1,0 +1,70 @@
+import type { JobDefinition, PayloadOf } from './define-job.ts';
+import type { Logger } from './logger.ts';
+import type { Outcome } from './outcome.ts';
+import type { Queryable } from './postgres.ts';
+
+/** What may be said when enqueuing; what is left out comes from the definition (`outbox.job_types`). */
+export interface EnqueueRequest<Payload = unknown> {
+  key?: string;
+  payload: Payload;
+  ownerId?: string | undefined;
+  scheduledAt?: Date;
+  priority?: number;
+  maxAttempts?: number;
+  idempotencyKey?: string;
+  serialKey?: string;
+  traceparent?: string;
+}
+
+/** The transaction that finishes a job. Its statements and the end of the row commit together or not at all. */
+export interface JobTransaction extends Queryable {
+  /** Adds a follow-up job that exists if and only if this transaction commits. */
+  enqueue<D extends JobDefinition>(definition: D, request: EnqueueRequest<PayloadOf<D>>): Promise<string>;
+}
+
+/** A call to a provider that must not happen twice. */
+export interface EffectRequest {
+  /** The business fact, e.g. `reminder:<sync>:<contact>:1`: unique for ever, whichever job or attempt makes the call. */
+  key: string;
+  provider: string;
+  /** Kept in the ledger for whoever has to finish the story: ids and texts, never secrets. */
+  request: Record<string, unknown>;
+  /** Makes the call; resolves with the provider's reference. It must give up within `timeoutMs`. */
+  call: (signal: AbortSignal) => Promise<string>;
+  /** Asks the provider whether a call made since `startedAt` arrived; resolves with its reference, or undefined. */
+  lookUp: (startedAt: Date, signal: AbortSignal) => Promise<string | undefined>;
+  timeoutMs: number;
+}
+
+export type EffectOutcome =
+  | { state: 'confirmed'; reference: string }
+  | { state: 'rejected'; reason: string }
+  | { state: 'unknown'; reason: string };
+
+export interface JobContext {
+  /** Row id, as a decimal string. */
+  readonly jobId: string;
+  readonly attempt: number;
+  readonly maxAttempts: number;
+  /** Aborts on time-out, lost lease, cancellation and shutdown. Pass it to every call that takes one. */
+  readonly signal: AbortSignal;
+  readonly log: Logger;
+  /** For reading. Writes belong into `complete`. Throws once the signal has aborted. */
+  readonly db: Queryable;
+  /**
+   * Makes a call that must not happen twice: written to the ledger before, settled after. Returns the outcome of an
+   * earlier attempt without calling again. Throws what the call throws, or `EffectUndecidedError` while nobody can tell.
+   */
+  effect(request: EffectRequest): Promise<EffectOutcome>;
+  /**
+   * Runs the domain writes and ends the row in one transaction. `write` returns how the job ends; it may run more than
+   * once (a lock was held, a connection broke), but commits once. Call it last and return what it returns.
+   */
+  complete(write: (tx: JobTransaction) => Promise<Outcome>): Promise<Outcome>;
+}
+
+/** Payload and context in, outcome out. Throwing means "not now" or "never"; see `errors.ts`. */
+export type JobHandler<D extends JobDefinition, Dependencies = unknown> = (
+  payload: PayloadOf<D>,
+  context: JobContext & Dependencies,
+) => Promise<Outcome>;

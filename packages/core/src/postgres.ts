@@ -1,0 +1,116 @@
+import pg from 'pg';
+import { ConfigError, UnavailableError } from './errors.ts';
+import { SECOND } from './durations.ts';
+
+export type Pool = pg.Pool;
+export type PoolClient = pg.PoolClient;
+
+/** Anything a statement can be sent to: a pool, a client, or the transaction of a job. */
+export interface Queryable {
+  query<Row extends pg.QueryResultRow>(text: string, values?: unknown[]): Promise<pg.QueryResult<Row>>;
+}
+
+/** SQLSTATEs this product reacts to. */
+export const SQLSTATE = {
+  lockNotAvailable: '55P03',
+  deadlockDetected: '40P01',
+  serializationFailure: '40001',
+  undefinedTable: '42P01',
+  insufficientPrivilege: '42501',
+  /** Ours: `outbox.enqueue` was given a name that is not in `outbox.job_types`. */
+  unknownJob: 'OB001',
+} as const;
+
+export interface PoolOptions {
+  url: string;
+  /** Shown in `pg_stat_activity`. */
+  applicationName: string;
+  max: number;
+  /** Role to take after login, so that a process can do no more than its part. */
+  role?: string | undefined;
+  onError: (error: Error) => void;
+}
+
+/** A broken connection is noticed within this time, not after the kernel's two hours. */
+const KEEPALIVE_MS = 10 * SECOND;
+
+/** A session of ours that hangs inside a transaction loses its locks after this time. */
+const IDLE_IN_TRANSACTION_MS = 30 * SECOND;
+
+/** A pool whose sessions cannot hold locks for ever and notice a dead peer. Nothing connects before the first query. */
+export function createPool({ url, applicationName, max, role, onError }: PoolOptions): Pool {
+  const pool = new pg.Pool({
+    connectionString: url,
+    application_name: applicationName,
+    max,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: KEEPALIVE_MS,
+    connectionTimeoutMillis: 5 * SECOND,
+    idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
+    ...(role === undefined ? {} : { options: `-c role=${role}` }),
+  });
+  pool.on('error', onError);
+  return pool;
+}
+
+/** Runs `work` in one transaction on one connection: committed when it returns, rolled back when it throws. */
+export async function withTransaction<T>(pool: Pool, work: (client: PoolClient) => Promise<T>): Promise<T> {
+  const client = await pool.connect();
+  let broken: Error | undefined;
+  try {
+    await client.query('begin');
+    const result = await work(client);
+    await client.query('commit');
+    return result;
+  } catch (error) {
+    await client.query('rollback').catch((rollbackError: Error) => (broken = rollbackError));
+    throw error;
+  } finally {
+    client.release(broken);
+  }
+}
+
+/** `host:port/database` of a connection URL, without its credentials. */
+export function describeUrl(url: string): string {
+  const { host, pathname } = new URL(url);
+  return host + pathname;
+}
+
+/** Throws `UnavailableError` or `ConfigError`, one line each, when Postgres cannot be used with these settings. */
+export async function assertPostgresReachable(pool: Pool, url: string): Promise<void> {
+  try {
+    await pool.query('select 1');
+  } catch (error) {
+    const where = describeUrl(url);
+    const reason = error instanceof Error ? error.message || codeOf(error) : String(error);
+    if (isConnectionError(error)) {
+      throw new UnavailableError(
+        `Postgres at ${where} does not answer (${reason}). Start it, or point DATABASE_URL elsewhere.`,
+        { cause: error },
+      );
+    }
+    throw new ConfigError(`Postgres at ${where} refuses us (${reason}). Check DATABASE_URL and DATABASE_ROLE.`, {
+      cause: error,
+    });
+  }
+}
+
+/** SQLSTATE or Node's error code, or an empty string. */
+export function codeOf(error: unknown): string {
+  if (error instanceof AggregateError) return codeOf(error.errors[0]);
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '';
+}
+
+const CONNECTION_ERRORS = /^(ECONN|ENOTFOUND|EAI_AGAIN|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|08|57P0|53300)/;
+
+/** True when the statement may be tried again later because the server or the way to it was the trouble. */
+export function isConnectionError(error: unknown): boolean {
+  if (CONNECTION_ERRORS.test(codeOf(error))) return true;
+  return error instanceof Error && /Connection terminated|timeout exceeded when trying to connect/.test(error.message);
+}
+
+/** True when repeating the transaction may well succeed: a lock was held, or two transactions met. */
+export function isContention(error: unknown): boolean {
+  const contention: string[] = [SQLSTATE.lockNotAvailable, SQLSTATE.deadlockDetected, SQLSTATE.serializationFailure];
+  return contention.includes(codeOf(error));
+}

@@ -1,0 +1,131 @@
+import { createPostgresBackend, Queue, Worker, type Processor, type WorkerOptions } from 'bullmq';
+import { Redis } from 'ioredis';
+import pg from 'pg';
+import { SECOND } from './durations.ts';
+import { UnavailableError } from './errors.ts';
+import type { SharedSettings } from './config.ts';
+
+/** What the processor of a worker is tuned with; the connection is the backend's business. */
+export type WorkerTuning = Omit<WorkerOptions, 'connection' | 'prefix'>;
+
+/**
+ * Where BullMQ keeps its jobs. This module alone knows whether that is Redis or BullMQ's PostgreSQL backend; nothing
+ * stored there is needed to know what has to be done.
+ */
+export interface QueueBackend {
+  readonly kind: 'redis' | 'postgres';
+  /** For adding and reading jobs. Calls fail fast when the backend is away: the rows stay in Postgres. */
+  createQueue(name: string): Queue;
+  /** For running jobs. Waits for the backend to come back. */
+  createWorker(name: string, processor: Processor, tuning: WorkerTuning): Worker;
+  /** Rejects when the backend does not answer. */
+  ping(): Promise<void>;
+  /** Closes every connection; queues and workers are closed by who made them, before. */
+  close(): Promise<void>;
+}
+
+/** Connects, or throws `UnavailableError`. `onError` receives connection errors for the life of the backend. */
+export async function connectQueueBackend(
+  settings: SharedSettings,
+  onError: (error: Error) => void,
+): Promise<QueueBackend> {
+  return settings.QUEUE_BACKEND === 'postgres'
+    ? connectPostgresBackend(settings.DATABASE_URL, onError)
+    : connectRedisBackend(settings.REDIS_URL as string, settings.QUEUE_PREFIX, onError);
+}
+
+/** A hung Redis must not hold the bridge's transaction: a command that takes longer has failed. */
+const PRODUCER_COMMAND_TIMEOUT_MS = 1 * SECOND;
+
+async function connectRedisBackend(
+  url: string,
+  prefix: string,
+  onError: (error: Error) => void,
+): Promise<QueueBackend> {
+  const producer = new Redis(url, {
+    lazyConnect: true,
+    enableOfflineQueue: false,
+    commandTimeout: PRODUCER_COMMAND_TIMEOUT_MS,
+    maxRetriesPerRequest: 0,
+  });
+  await firstConnection(producer, url);
+  producer.on('error', onError);
+
+  const consumer = new Redis(url, { maxRetriesPerRequest: null });
+  consumer.on('error', onError);
+
+  return {
+    kind: 'redis',
+    createQueue: (name) => {
+      const queue = new Queue(name, { connection: producer, prefix: queuePrefix(prefix, name) });
+      queue.on('error', onError);
+      return queue;
+    },
+    createWorker: (name, processor, tuning) =>
+      new Worker(name, processor, { ...tuning, connection: consumer, prefix: queuePrefix(prefix, name) }),
+    ping: async () => void (await producer.ping()),
+    close: async () => {
+      producer.disconnect();
+      consumer.disconnect();
+    },
+  };
+}
+
+/** One hash tag a queue: on Redis Cluster a queue lives on one shard, and queues spread over shards. */
+function queuePrefix(prefix: string, queue: string): string {
+  return `{${prefix}:${queue}}`;
+}
+
+async function firstConnection(redis: Redis, url: string): Promise<void> {
+  // ioredis reports the reason as an event and rejects connect() with a bare "Connection is closed."
+  let reason = '';
+  const remember = (error: Error) => (reason = error.message || reason);
+  redis.on('error', remember);
+  try {
+    await redis.connect();
+  } catch (error) {
+    redis.disconnect();
+    throw new UnavailableError(
+      `Redis at ${new URL(url).host} does not answer (${reason || String(error)}). ` +
+        'Start it, point REDIS_URL elsewhere, or set QUEUE_BACKEND=postgres.',
+      { cause: error },
+    );
+  } finally {
+    redis.off('error', remember);
+  }
+}
+
+/** Each queue and worker holds one connection for LISTEN; the rest serve statements. */
+const POSTGRES_BACKEND_CONNECTIONS = 12;
+
+async function connectPostgresBackend(url: string, onError: (error: Error) => void): Promise<QueueBackend> {
+  // Given as a pool, not as a URL: BullMQ loads `pg` with require(), which native ES modules do not have.
+  const pool = new pg.Pool({
+    connectionString: url,
+    application_name: 'outbox bullmq',
+    max: POSTGRES_BACKEND_CONNECTIONS,
+    keepAlive: true,
+    options: '-c search_path=bullmq',
+  });
+  pool.on('error', onError);
+  try {
+    await pool.query('select 1 from bullmq.bullmq_migrations limit 1').catch(() => pool.query('select 1'));
+  } catch (error) {
+    await pool.end();
+    throw new UnavailableError(`Postgres does not answer as queue backend (${String(error)}). Check DATABASE_URL.`, {
+      cause: error,
+    });
+  }
+  return {
+    kind: 'postgres',
+    createQueue: (name) => {
+      const queue = new Queue(name, { connection: pool as never }, createPostgresBackend as never);
+      queue.on('error', onError);
+      return queue;
+    },
+    createWorker: (name, processor, tuning) =>
+      new Worker(name, processor, { ...tuning, connection: pool as never }, createPostgresBackend as never),
+    ping: async () => void (await pool.query('select 1')),
+    close: async () => pool.end(),
+  };
+}
