@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { DAY, HOUR, MINUTE, SECOND } from './durations.ts';
 import { ConfigError } from './errors.ts';
 
 /**
@@ -35,6 +36,18 @@ export function envInteger(min: number, max: number) {
 }
 
 export const envPort = envInteger(0, 65_535);
+
+const UNITS = { ms: 1, s: SECOND, m: MINUTE, h: HOUR, d: DAY } as const;
+
+/** A duration with its unit, such as `500ms`, `30s`, `72h`; gives milliseconds. */
+export function envDuration(minMs: number, maxMs: number) {
+  const message = `must be a duration such as 30s or 72h, from ${minMs} ms to ${maxMs} ms`;
+  return z
+    .string()
+    .regex(/^\d+(ms|s|m|h|d)$/, message)
+    .transform((text) => Number.parseInt(text, 10) * UNITS[text.replace(/^\d+/, '') as keyof typeof UNITS])
+    .pipe(z.number().min(minMs, message).max(maxMs, message));
+}
 
 const postgresUrl = z
   .url({ protocol: /^postgres(ql)?$/, error: 'must look like postgres://user:password@host:5432/database' })

@@ -32,6 +32,8 @@ export interface JobDefinition<Name extends string = string, Payload extends z.Z
   readonly queue: string;
   /** Ids, not copies: the handler reads the world again. It changes by addition only. */
   readonly payload: Payload;
+  /** The business key: what `unique` compares, and what people search for. */
+  readonly key: (payload: z.output<Payload>) => string | undefined;
   readonly timings: Record<TimingsName, Timings>;
   readonly unique: Uniqueness;
   /** Attempts of a row that names none, the first included. */

@@ -64,9 +64,10 @@ async function connectRedisBackend(
     createWorker: (name, processor, tuning) =>
       new Worker(name, processor, { ...tuning, connection: consumer, prefix: queuePrefix(prefix, name) }),
     ping: async () => void (await producer.ping()),
-    close: async () => {
+    close: () => {
       producer.disconnect();
       consumer.disconnect();
+      return Promise.resolve();
     },
   };
 }
@@ -116,16 +117,18 @@ async function connectPostgresBackend(url: string, onError: (error: Error) => vo
       cause: error,
     });
   }
+  // The class of a queue or worker carries the type of its connection options, which no caller of ours looks at: the two
+  // assertions give both backends one type.
   return {
     kind: 'postgres',
     createQueue: (name) => {
-      const queue = new Queue(name, { connection: pool as never }, createPostgresBackend as never);
+      const queue = new Queue(name, { connection: pool }, createPostgresBackend);
       queue.on('error', onError);
-      return queue;
+      return queue as unknown as Queue;
     },
     createWorker: (name, processor, tuning) =>
-      new Worker(name, processor, { ...tuning, connection: pool as never }, createPostgresBackend as never),
+      new Worker(name, processor, { ...tuning, connection: pool }, createPostgresBackend) as unknown as Worker,
     ping: async () => void (await pool.query('select 1')),
-    close: async () => pool.end(),
+    close: () => pool.end(),
   };
 }

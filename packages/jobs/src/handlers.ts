@@ -1,1 +1,22 @@
-export {};
+import type { JobDefinition, JobHandler } from '@outbox/core';
+import type { catalog, JobName } from './catalog.ts';
+import { handlePauseCheck } from './pause-checks/handler.ts';
+import { handleSendReminder, type ReminderDependencies } from './reminders/handler.ts';
+
+/** What the handlers need besides their context: the clients of the providers. */
+export type HandlerDependencies = ReminderDependencies;
+
+type DefinitionOf<Name extends JobName> = Extract<(typeof catalog)[number], { name: Name }>;
+
+/** One handler per job of the catalogue: a missing one does not compile. */
+export const handlers: { [Name in JobName]: JobHandler<DefinitionOf<Name>, HandlerDependencies> } = {
+  reminder_24h: handleSendReminder,
+  pause_check_48h: handlePauseCheck,
+};
+
+/** The handler of a job by a name that came from a row; its payload is parsed by who calls it. */
+export function findHandler(name: string): JobHandler<JobDefinition, HandlerDependencies> | undefined {
+  return Object.hasOwn(handlers, name)
+    ? (handlers[name as JobName] as JobHandler<JobDefinition, HandlerDependencies>)
+    : undefined;
+}

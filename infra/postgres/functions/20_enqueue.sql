@@ -1,0 +1,149 @@
+-- The one way in. Triggers, the API, schedules and follow-ups all add jobs here, inside their own transaction.
+
+-- Adds one job, or finds the one it duplicates. Call it with named arguments; what is left out comes from
+-- outbox.job_types. Returns the row's id and whether it is new.
+--
+-- A duplicate is not simply ignored. A worker might claim the waiting row, read the world as it was, and only then would
+-- our change commit: the change would never be acted on. So the row is locked until our transaction ends (no worker can
+-- claim it before), and if it turns out to be claimed already, it no longer holds the key and we insert after all.
+-- The caller's idempotency key is stronger: the same key gives the same row, whatever became of it.
+create or replace function outbox.enqueue(
+  name text,
+  key text default null,
+  payload jsonb default '{}',
+  owner_id uuid default null,
+  scheduled_at timestamptz default null,
+  priority int default null,
+  max_attempts int default null,
+  idempotency_key text default null,
+  serial_key text default null,
+  traceparent text default null,
+  out id bigint,
+  out is_new boolean
+)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  kind outbox.job_types;
+  due timestamptz;
+begin
+  select t.* into kind from outbox.job_types t where t.name = enqueue.name;
+  if not found then
+    raise exception 'There is no job named "%".', enqueue.name
+      using errcode = 'OB001', hint = 'select name from outbox.job_types lists the jobs of this installation.';
+  end if;
+  due := coalesce(enqueue.scheduled_at, now() + coalesce(kind.operator_delay, kind.delay));
+
+  loop
+    with new_job as (
+      insert into outbox.jobs (
+        name, queue, key, holds_key, serial_key, owner_id, payload, scheduled_at, due_at, priority, max_attempts,
+        idempotency_key, traceparent
+      )
+      values (
+        kind.name, kind.queue, enqueue.key, kind.unique_mode <> 'none' and enqueue.key is not null, enqueue.serial_key,
+        enqueue.owner_id, enqueue.payload, due, due, coalesce(enqueue.priority, kind.priority),
+        coalesce(enqueue.max_attempts, kind.operator_max_attempts, kind.max_attempts), enqueue.idempotency_key,
+        enqueue.traceparent
+      )
+      on conflict do nothing
+      returning jobs.id, jobs.generation, jobs.priority, jobs.scheduled_at
+    ),
+    made_ready as (
+      insert into outbox.ready (job_id, generation, priority, scheduled_at, far)
+      select n.id, n.generation, n.priority, n.scheduled_at, n.scheduled_at > now() + m.publish_window
+      from new_job n cross join outbox.meta m
+    )
+    select n.id, true into enqueue.id, enqueue.is_new from new_job n;
+    if found then return; end if;
+
+    is_new := false;
+    if enqueue.idempotency_key is not null then
+      select j.id into enqueue.id
+      from outbox.jobs j
+      where j.name = enqueue.name
+        and j.owner_id is not distinct from enqueue.owner_id
+        and j.idempotency_key = enqueue.idempotency_key;
+      if found then return; end if;
+    end if;
+
+    select j.id into enqueue.id
+    from outbox.jobs j
+    where j.name = enqueue.name and j.key = enqueue.key and j.holds_key
+    for no key update;
+    if found then return; end if;
+    -- The holder let go of the key between the two statements: the key is free, insert again.
+  end loop;
+end $$;
+
+-- The set-based twin: one row of the result per row of `rows`, a JSON array of objects with the arguments of enqueue()
+-- (key, payload, owner_id, scheduled_at, priority, max_attempts, idempotency_key, serial_key, traceparent).
+-- Rows are taken in the order of their keys, so that two callers cannot deadlock, and of several rows with one key the
+-- last counts. What is new goes in by one statement; only duplicates are looked at one by one.
+create or replace function outbox.enqueue_many(name text, rows jsonb)
+returns table (key text, id bigint, is_new boolean)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  kind outbox.job_types;
+begin
+  select t.* into kind from outbox.job_types t where t.name = enqueue_many.name;
+  if not found then
+    raise exception 'There is no job named "%".', enqueue_many.name
+      using errcode = 'OB001', hint = 'select name from outbox.job_types lists the jobs of this installation.';
+  end if;
+
+  return query
+  with input as (
+    select distinct on (r.key, r.alone) r.*
+    from (
+      select x.*, u.position, case when x.key is null or kind.unique_mode = 'none' then u.position end as alone
+      from jsonb_array_elements(enqueue_many.rows) with ordinality as u (item, position)
+      cross join lateral jsonb_to_record(u.item) as x (
+        key text, payload jsonb, owner_id uuid, scheduled_at timestamptz, priority int, max_attempts int,
+        idempotency_key text, serial_key text, traceparent text
+      )
+    ) r
+    order by r.key, r.alone, r.position desc
+  ),
+  -- Rows with an idempotency key go one by one below: they may duplicate a row in two ways.
+  new_jobs as (
+    insert into outbox.jobs (
+      name, queue, key, holds_key, serial_key, owner_id, payload, scheduled_at, due_at, priority, max_attempts, traceparent
+    )
+    select
+      kind.name, kind.queue, i.key, kind.unique_mode <> 'none' and i.key is not null, i.serial_key, i.owner_id,
+      coalesce(i.payload, '{}'), d.due, d.due, coalesce(i.priority, kind.priority),
+      coalesce(i.max_attempts, kind.operator_max_attempts, kind.max_attempts), i.traceparent
+    from input i
+    cross join lateral (
+      select coalesce(i.scheduled_at, now() + coalesce(kind.operator_delay, kind.delay)) as due
+    ) d
+    where i.idempotency_key is null
+    order by i.key, i.alone
+    on conflict do nothing
+    returning jobs.id, jobs.key, jobs.generation, jobs.priority, jobs.scheduled_at
+  ),
+  made_ready as (
+    insert into outbox.ready (job_id, generation, priority, scheduled_at, far)
+    select n.id, n.generation, n.priority, n.scheduled_at, n.scheduled_at > now() + m.publish_window
+    from new_jobs n cross join outbox.meta m
+  ),
+  one_by_one as (
+    select i.*
+    from input i
+    where i.idempotency_key is not null
+      or (i.alone is null and not exists (select from new_jobs n where n.key = i.key))
+    order by i.key, i.alone
+  )
+  select n.key, n.id, true from new_jobs n
+  union all
+  select o.key, e.id, e.is_new
+  from one_by_one o
+  cross join lateral outbox.enqueue(
+    name => kind.name, key => o.key, payload => coalesce(o.payload, '{}'), owner_id => o.owner_id,
+    scheduled_at => o.scheduled_at, priority => o.priority, max_attempts => o.max_attempts,
+    idempotency_key => o.idempotency_key, serial_key => o.serial_key, traceparent => o.traceparent
+  ) e;
+end $$;

@@ -1,0 +1,26 @@
+/** What a family puts into the database: SQL that migrate re-applies, in this order, when its text has changed. */
+export interface Family {
+  name: string;
+  /** Tables of the host application without which the family cannot be installed. */
+  hostTables: string[];
+  sql: URL[];
+}
+
+export const families: Family[] = [
+  {
+    name: 'reminders',
+    hostTables: [
+      'public.auto_syncs',
+      'public.crew_members',
+      'public.contacts',
+      'public.auto_sync_responses',
+      'public.auto_sync_messages',
+    ],
+    sql: [sqlFile('reminders/trigger.sql'), sqlFile('pause-checks/functions.sql')],
+  },
+];
+
+/** SQL is read from src, wherever this module runs from (src in tests, dist otherwise). */
+function sqlFile(path: string): URL {
+  return new URL(`../src/${path}`, import.meta.url);
+}

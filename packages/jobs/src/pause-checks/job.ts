@@ -1,0 +1,23 @@
+import { defineJob, FIRST_BACKOFF_MS, HOUR, SECOND } from '@outbox/core';
+import { z } from 'zod';
+
+/**
+ * Pauses an auto sync whose crew has still not answered, 48 h after the reminder went out. The reminder plans it, in the
+ * transaction that records the texts. An auto sync that is not running any more, or whose goal is met, is skipped.
+ */
+export const pauseCheck = defineJob({
+  name: 'pause_check_48h',
+  family: 'reminders',
+  queue: 'pause-checks',
+  description: 'Pauses an auto sync that is still short of answers',
+  payload: z.object({ autoSyncId: z.uuid() }),
+  key: ({ autoSyncId }) => autoSyncId,
+  unique: 'waiting',
+  timings: {
+    production: { delayMs: 48 * HOUR, backoffMs: FIRST_BACKOFF_MS },
+    demo: { delayMs: 8 * SECOND, backoffMs: 2 * SECOND },
+  },
+  attempts: 3,
+  retentionDays: 3,
+  failedRetentionDays: 30,
+});

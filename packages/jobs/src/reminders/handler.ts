@@ -1,0 +1,87 @@
+import { done, skipped, type EffectOutcome, type JobContext, type JobHandler, SECOND } from '@outbox/core';
+import { pauseCheck } from '../pause-checks/job.ts';
+import type { sendReminder } from './job.ts';
+import type { SmsClient } from './sms-client.ts';
+import * as store from './store.ts';
+import type { AutoSync, Recipient } from './store.ts';
+
+export interface ReminderDependencies {
+  sms: SmsClient;
+}
+
+/** This family sends one reminder per auto sync; a second one would be number 2. */
+const SEQUENCE = 1;
+
+const CALL_TIMEOUT_MS = 10 * SECOND;
+
+export const handleSendReminder: JobHandler<typeof sendReminder, ReminderDependencies> = async (
+  { autoSyncId },
+  context,
+) => {
+  const sync = await store.findAutoSync(context.db, autoSyncId);
+  if (sync?.status !== 'running') return skipped('auto_sync_not_running'); // the world moved on while we waited
+  if (sync.lastReminderSentAt) return skipped('already_reminded');
+
+  const recipients = await store.listRecipients(context.db, autoSyncId);
+  if (recipients.length === 0) return skipped('everyone_responded');
+
+  const texts = await textEach(recipients, sync, context);
+
+  return context.complete(async (tx) => {
+    await store.recordMessages(tx, autoSyncId, context.jobId);
+    const texted = texts.some(({ outcome }) => outcome.state === 'confirmed');
+    if (texted && (await store.markReminded(tx, autoSyncId))) {
+      await tx.enqueue(pauseCheck, { payload: { autoSyncId }, ownerId: sync.organizerId });
+    }
+    return done({ texts: texts.map(({ contactId, outcome }) => ({ contactId, ...outcome })) });
+  });
+};
+
+interface Text {
+  contactId: string;
+  outcome: EffectOutcome;
+}
+
+/**
+ * Texts one after the other. Somebody who cannot be reached now does not keep the rest waiting: the first such error is
+ * thrown at the end, and the next attempt finds the others' outcomes in the ledger.
+ */
+async function textEach(
+  recipients: Recipient[],
+  sync: AutoSync,
+  context: JobContext & ReminderDependencies,
+): Promise<Text[]> {
+  const texts: Text[] = [];
+  const failures: unknown[] = [];
+  for (const recipient of recipients) {
+    try {
+      texts.push({ contactId: recipient.contactId, outcome: await text(recipient, sync, context) });
+    } catch (error) {
+      context.signal.throwIfAborted();
+      failures.push(error);
+    }
+  }
+  if (failures.length > 0) throw failures[0];
+  return texts;
+}
+
+async function text(
+  { contactId, phone }: Recipient,
+  sync: AutoSync,
+  { effect, sms }: JobContext & ReminderDependencies,
+): Promise<EffectOutcome> {
+  if (!phone) return { state: 'rejected', reason: 'no_phone_number' };
+  const message = { to: phone, body: reminderText(sync) };
+  return effect({
+    key: `reminder:${sync.id}:${contactId}:${SEQUENCE}`,
+    provider: 'twilio',
+    request: { contactId, body: message.body },
+    call: (signal) => sms.send(message, signal),
+    lookUp: (startedAt, signal) => sms.find(message, startedAt, signal),
+    timeoutMs: CALL_TIMEOUT_MS,
+  });
+}
+
+function reminderText({ eventName }: AutoSync): string {
+  return `Reminder: "${eventName}" is still waiting for your answer.`;
+}

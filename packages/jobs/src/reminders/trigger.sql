@@ -1,0 +1,189 @@
+-- Everything this family knows about the host application's tables. A host with other tables adapts these views and
+-- functions; no handler names a host table. The first part runs as the login role, the second as outbox_owner.
+
+create schema if not exists reminders authorization outbox_owner;
+grant usage on schema public to outbox_owner;
+grant select on public.auto_syncs, public.crew_members, public.contacts, public.auto_sync_responses to outbox_owner;
+grant select, insert on public.auto_sync_messages to outbox_owner;
+grant update (status, paused_at, last_reminder_sent_at) on public.auto_syncs to outbox_owner;
+
+do $$
+declare
+  host_table regclass;
+begin
+  -- A host with row level security on its tables: the family works for every organizer.
+  foreach host_table in array array[
+    'public.auto_syncs', 'public.crew_members', 'public.contacts', 'public.auto_sync_responses',
+    'public.auto_sync_messages'
+  ]::regclass[] loop
+    if (select c.relrowsecurity from pg_class c where c.oid = host_table)
+      and not exists (
+        select from pg_policy p where p.polrelid = host_table and p.polname = 'outbox_owner_works_for_organizers'
+      )
+    then
+      execute format(
+        'create policy outbox_owner_works_for_organizers on %s for all to outbox_owner using (true) with check (true)',
+        host_table
+      );
+    end if;
+  end loop;
+end $$;
+
+set local role outbox_owner;
+grant usage on schema reminders to outbox_worker;
+
+-- One row per auto sync: how it stands. A goal of critical mass asks for metadata.critical_mass answers, else for half
+-- of the members, rounded up; everyone asks for all of them.
+create or replace view reminders.auto_syncs as
+select
+  s.id, s.organizer_id, s.event_name, s.status::text as status, s.response_goal::text as response_goal,
+  s.last_reminder_sent_at, c.member_count, c.response_count,
+  case
+    when s.response_goal = 'everyone' then c.member_count
+    when s.metadata ->> 'critical_mass' ~ '^\d{1,9}$' then (s.metadata ->> 'critical_mass')::bigint
+    else (c.member_count + 1) / 2
+  end as responses_needed
+from public.auto_syncs s
+cross join lateral (
+  select count(*) as member_count, count(*) filter (where r.responded) as response_count
+  from public.crew_members m
+  cross join lateral (
+    select exists (
+      select from public.auto_sync_responses r where r.auto_sync_id = s.id and r.contact_id = m.contact_id
+    ) as responded
+  ) r
+  where m.crew_id = s.crew_id
+) c;
+
+-- Whom a reminder goes to: every member of the crew who has not responded. phone is null for who has none.
+create or replace view reminders.recipients as
+select s.id as auto_sync_id, c.id as contact_id, c.name, nullif(trim(c.phone), '') as phone
+from public.auto_syncs s
+join public.crew_members m on m.crew_id = s.crew_id
+join public.contacts c on c.id = m.contact_id
+where not exists (
+  select from public.auto_sync_responses r where r.auto_sync_id = s.id and r.contact_id = c.id
+);
+
+-- Records every text of this job that the ledger knows to be sent and that is not recorded yet, and returns how many.
+-- It reads the ledger rather than the handler's memory, so a text sent by an attempt that died is recorded too.
+create or replace function reminders.record_messages(auto_sync_id uuid, job_id bigint) returns bigint
+language sql security definer set search_path = pg_catalog, pg_temp
+begin atomic
+  with recorded as (
+    insert into public.auto_sync_messages (auto_sync_id, contact_id, message_type, body, provider_sid, sent_at)
+    select
+      record_messages.auto_sync_id, (e.request ->> 'contactId')::uuid, 'reminder', e.request ->> 'body', e.reference,
+      e.settled_at
+    from outbox.effects e
+    where e.job_id = record_messages.job_id
+      and e.state = 'confirmed'
+      and not exists (
+        select from public.auto_sync_messages m
+        where m.auto_sync_id = record_messages.auto_sync_id and m.provider_sid = e.reference
+      )
+    order by e.id
+    returning 1
+  )
+  select count(*) from recorded;
+end;
+
+-- Notes that the reminder went out. False when the auto sync is not running any more: then nothing is to follow.
+create or replace function reminders.mark_reminded(auto_sync_id uuid) returns boolean
+language sql security definer set search_path = pg_catalog, pg_temp
+begin atomic
+  with marked as (
+    update public.auto_syncs s
+    set last_reminder_sent_at = now()
+    where s.id = mark_reminded.auto_sync_id and s.status = 'running'
+    returning 1
+  )
+  select exists (select from marked);
+end;
+
+-- Fires after an insert of auto syncs, once per statement. Writes one reminder_24h per running one, due 24 h after the
+-- insert (outbox.job_types decides), in the inserting transaction. It never fails that transaction: if the set cannot be
+-- written, row by row is tried, and what still fails is set aside in outbox.capture_errors.
+-- lock_timeout: a duplicate key would make the business write wait for another transaction without end.
+create or replace function reminders.schedule_first_reminder() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '200ms'
+as $$
+declare
+  started record;
+begin
+  perform outbox.enqueue_many(
+    name => 'reminder_24h',
+    rows => (
+      select jsonb_agg(
+        jsonb_build_object('key', i.id, 'payload', jsonb_build_object('autoSyncId', i.id), 'owner_id', i.organizer_id)
+      )
+      from inserted i
+      where i.status = 'running'
+    )
+  )
+  where exists (select from inserted i where i.status = 'running');
+  return null;
+exception when others then
+  for started in select i.id, i.organizer_id from inserted i where i.status = 'running' loop
+    begin
+      perform outbox.enqueue(
+        name => 'reminder_24h', key => started.id::text, payload => jsonb_build_object('autoSyncId', started.id),
+        owner_id => started.organizer_id
+      );
+    exception when others then
+      perform outbox.record_capture_error(
+        table_name => 'public.auto_syncs', job_name => 'reminder_24h', key => started.id::text, sqlstate => sqlstate,
+        message => sqlerrm
+      );
+    end;
+  end loop;
+  return null;
+end $$;
+
+-- The queue as the application knew it. Words: published is pending, completed is processed; cancelled is skipped with
+-- its reason, failed is an honest fifth word.
+create or replace view reminders.job_queue with (security_invoker = true) as
+select
+  outbox.job_uuid(j.id) as id,
+  outbox.uuid_or_null(j.payload ->> 'autoSyncId') as sync_id,
+  j.name as job_type,
+  j.scheduled_at,
+  case j.state
+    when 'published' then 'pending'
+    when 'active' then 'processing'
+    when 'completed' then 'processed'
+    when 'cancelled' then 'skipped'
+    else j.state
+  end as status,
+  j.created_at,
+  j.finished_at as processed_at,
+  coalesce(j.reason, j.last_error) as error_message
+from outbox.jobs j
+where j.name in ('reminder_24h', 'pause_check_48h');
+
+revoke execute on all functions in schema reminders from public;
+grant select on reminders.auto_syncs, reminders.recipients to outbox_worker;
+grant execute on function reminders.record_messages(uuid, bigint), reminders.mark_reminded(uuid) to outbox_worker;
+
+do $$
+begin
+  if exists (select from pg_roles where rolname = 'service_role') then
+    grant usage on schema reminders to service_role;
+    grant select on reminders.job_queue to service_role;
+  end if;
+  if exists (select from pg_roles where rolname = 'authenticated') then
+    grant usage on schema reminders to authenticated;
+    grant select on reminders.job_queue to authenticated;
+  end if;
+end $$;
+
+reset role;
+
+create or replace trigger on_auto_sync_created
+after insert on public.auto_syncs
+referencing new table as inserted
+for each statement execute function reminders.schedule_first_reminder();
+
+insert into outbox.captures (table_name, job_name)
+values ('public.auto_syncs', 'reminder_24h')
+on conflict do nothing;

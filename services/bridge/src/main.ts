@@ -1,0 +1,74 @@
+import {
+  assertInstallation,
+  assertPostgresReachable,
+  connectQueueBackend,
+  createPool,
+  loadConfig,
+  runService,
+  SECOND,
+  startHealthServer,
+} from '@outbox/core';
+import { queueNames } from '@outbox/jobs';
+import type { Queue } from 'bullmq';
+import { bridgeSettings } from './config.ts';
+import { PublishLoop, writePublishWindow } from './publish-loop.ts';
+import { WakeUp } from './wake-up.ts';
+
+await runService({
+  name: 'bridge',
+  loadSettings: () => loadConfig(bridgeSettings, process.env),
+  logLevel: (settings) => settings.LOG_LEVEL,
+  start: async (settings, log) => {
+    const { DATABASE_URL: url, DATABASE_ROLE: role } = settings;
+    const pool = createPool({
+      url,
+      role,
+      applicationName: 'outbox bridge',
+      max: 2,
+      onError: (err) => log.warn({ err }, 'lost a Postgres connection'),
+    });
+    await assertPostgresReachable(pool, url);
+    await assertInstallation(pool, settings);
+    await writePublishWindow(pool, settings.PUBLISH_WINDOW);
+
+    const backend = await connectQueueBackend(settings, (err) => log.warn({ err }, 'queue backend error'));
+    const queues = new Map<string, Queue>();
+    const queueOf = (name: string) => {
+      const queue = queues.get(name) ?? backend.createQueue(name);
+      queues.set(name, queue);
+      return queue;
+    };
+    queueNames().forEach(queueOf);
+
+    const wakeUp = settings.WAKE_UP === 'listen' ? new WakeUp({ url, role, log }) : undefined;
+    const loop = new PublishLoop({
+      pool,
+      queueOf,
+      limit: settings.PUBLISH_BATCH,
+      wakeUp,
+      pollMs: settings.POLL_INTERVAL,
+      log,
+    });
+    const health = await startHealthServer(settings.HEALTH_PORT, {
+      postgres: async () => void (await pool.query('select 1')),
+      queues: async () => void (await backend.ping()),
+      publish: () => Promise.resolve(loop.problem),
+    });
+    loop.start();
+
+    return [
+      { name: 'publishing', deadlineMs: 10 * SECOND, stop: () => loop.stop() },
+      { name: 'health server', deadlineMs: 1 * SECOND, stop: () => void health.close() },
+      {
+        name: 'queues',
+        deadlineMs: 5 * SECOND,
+        stop: () => Promise.all([...queues.values()].map((queue) => queue.close())),
+      },
+      {
+        name: 'connections',
+        deadlineMs: 5 * SECOND,
+        stop: () => Promise.all([wakeUp?.close(), backend.close(), pool.end()]),
+      },
+    ];
+  },
+});

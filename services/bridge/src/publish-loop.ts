@@ -1,0 +1,121 @@
+import { SECOND, type Logger, type Pool, type Queryable } from '@outbox/core';
+import { publishBatch, type PublishOptions } from './publish.ts';
+import type { WakeUp } from './wake-up.ts';
+
+/** An awake bridge looks this often, and falls asleep after seeing nothing for so long. */
+const LOOK_EVERY_MS = 5;
+const LINGER_MS = 50;
+
+/** After an error: the first wait, doubling up to the longest. */
+const FIRST_RETRY_MS = 100;
+const LONGEST_RETRY_MS = 5 * SECOND;
+
+/** Far rows are looked for this often; they are days away from being due. */
+const BRING_NEAR_EVERY_MS = 1 * SECOND;
+
+const BRING_NEAR = /* sql */ `
+  update outbox.ready r
+  set far = false
+  where (r.job_id, r.generation) in (
+    select f.job_id, f.generation
+    from outbox.ready f, outbox.meta m
+    where f.far and f.scheduled_at <= now() + m.publish_window
+    order by f.scheduled_at
+    limit 1000
+    for update of f skip locked
+  )`;
+
+export interface PublishLoopOptions extends PublishOptions {
+  /** Undefined behind a transaction pooler: then the bridge polls. */
+  wakeUp: WakeUp | undefined;
+  pollMs: number;
+  log: Logger;
+}
+
+/** Publishes for as long as the bridge runs: awake while there is work, asleep until a writer notifies otherwise. */
+export class PublishLoop {
+  /** Undefined while all is well, else why the last publish failed. */
+  problem: string | undefined;
+  readonly #options: PublishLoopOptions;
+  readonly #pool: Pool;
+  #stopped = false;
+  #running: Promise<void> | undefined;
+  #nearAt = 0;
+  #retryMs = FIRST_RETRY_MS;
+
+  constructor(options: PublishLoopOptions) {
+    this.#options = options;
+    this.#pool = options.pool;
+  }
+
+  start(): void {
+    this.#running ??= this.#run();
+  }
+
+  /** Finishes the batch in hand. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#options.wakeUp?.wake();
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    const { wakeUp, pollMs } = this.#options;
+    while (!this.#stopped) {
+      await wakeUp?.acquire();
+      await this.#publishUntilQuiet();
+      await wakeUp?.release();
+      if (this.#stopped || (await this.#publish()) > 0) continue;
+      if (wakeUp) await wakeUp.wait(pollMs);
+      else await pause(pollMs);
+    }
+  }
+
+  async #publishUntilQuiet(): Promise<void> {
+    let quietSince = Date.now();
+    while (!this.#stopped && Date.now() - quietSince < LINGER_MS) {
+      if ((await this.#publish()) > 0) quietSince = Date.now();
+      else await pause(LOOK_EVERY_MS);
+    }
+  }
+
+  /** One batch; returns how many jobs it added. An error is logged and waited out: the rows stay where they are. */
+  async #publish(): Promise<number> {
+    const { log } = this.#options;
+    try {
+      await this.#bringNear();
+      const started = performance.now();
+      const { added } = await publishBatch(this.#options);
+      if (added > 0) log.info({ added, durationMs: Math.round(performance.now() - started) }, 'rows published');
+      this.problem = undefined;
+      this.#retryMs = FIRST_RETRY_MS;
+      return added;
+    } catch (err) {
+      this.problem = err instanceof Error ? err.message : String(err);
+      log.error({ err, retryMs: this.#retryMs }, 'publish failed');
+      await pause(this.#retryMs);
+      this.#retryMs = Math.min(this.#retryMs * 2, LONGEST_RETRY_MS);
+      return 0;
+    }
+  }
+
+  async #bringNear(): Promise<void> {
+    if (Date.now() < this.#nearAt) return;
+    await this.#pool.query(BRING_NEAR);
+    this.#nearAt = Date.now() + BRING_NEAR_EVERY_MS;
+  }
+}
+
+/** Tells enqueue how far ahead rows count as near. */
+export async function writePublishWindow(db: Queryable, windowMs: number): Promise<void> {
+  await db.query(
+    /* sql */ `
+    update outbox.meta set publish_window = $1 * interval '1 ms'
+    where publish_window <> $1 * interval '1 ms'`,
+    [windowMs],
+  );
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

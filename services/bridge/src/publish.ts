@@ -1,0 +1,150 @@
+import { withTransaction, type Pool, type PoolClient } from '@outbox/core';
+import type { BulkJobOptions, Queue } from 'bullmq';
+import { toBullPriority } from './priority.ts';
+
+interface ReadyRow {
+  jobId: string;
+  generation: number;
+  /** False when the row moved on since: cancelled, claimed, or alive under a newer generation. */
+  current: boolean;
+  name: string;
+  queue: string;
+  payload: Record<string, unknown>;
+  priority: number;
+  /** Epoch milliseconds, by the database's clock, as is `nowMs`. */
+  dueMs: number;
+  nowMs: number;
+}
+
+const PICK_READY = /* sql */ `
+  with picked as (
+    select r.job_id, r.generation
+    from outbox.ready r
+    where not r.far and (r.retry_at is null or r.retry_at <= now())
+    order by r.priority desc, r.scheduled_at
+    limit $1
+    for update skip locked
+  )
+  select
+    p.job_id as "jobId", p.generation, coalesce(j.state = 'pending' and j.generation = p.generation, false) as current,
+    j.name, j.queue, j.payload, j.priority,
+    extract(epoch from j.scheduled_at)::float8 * 1000 as "dueMs",
+    extract(epoch from clock_timestamp())::float8 * 1000 as "nowMs"
+  from picked p
+  left join outbox.jobs j on j.id = p.job_id`;
+
+const MARK_PUBLISHED = /* sql */ `
+  with held as (
+    select j.id
+    from unnest($1::bigint[], $2::int[]) as p (id, generation)
+    join outbox.jobs j on j.id = p.id and j.generation = p.generation
+    where j.state = 'pending'
+    order by j.id
+    for no key update of j skip locked
+  )
+  update outbox.jobs j
+  set state = 'published', published_at = clock_timestamp(),
+      published_epoch = (select q.epoch from outbox.queues q where q.name = j.queue)
+  from held h
+  where j.id = h.id`;
+
+const REMOVE_SETTLED = /* sql */ `
+  delete from outbox.ready r
+  using unnest($1::bigint[], $2::int[]) as p (id, generation)
+  where r.job_id = p.id
+    and r.generation = p.generation
+    and not exists (
+      select from outbox.jobs j where j.id = r.job_id and j.generation = r.generation and j.state = 'pending'
+    )`;
+
+const PUT_OFF = /* sql */ `
+  update outbox.ready r
+  set retry_at = clock_timestamp() + interval '200 ms'
+  from unnest($1::bigint[], $2::int[]) as p (id, generation)
+  where r.job_id = p.id and r.generation = p.generation`;
+
+/** BullMQ keeps what is finished this long; the history is in Postgres. Age in seconds. */
+const KEEP_COMPLETED = { age: 60 * 60, count: 1_000 };
+const KEEP_FAILED = { age: 24 * 60 * 60, count: 1_000 };
+
+/** The row decides how often a job is attempted; BullMQ must never give up before it. */
+const GENEROUS_ATTEMPTS = 1_000;
+
+export interface PublishOptions {
+  pool: Pool;
+  /** The queue of a row, by name. */
+  queueOf: (name: string) => Queue;
+  limit: number;
+}
+
+export interface Published {
+  /** Rows looked at; fewer than `limit` means that nothing more was waiting. */
+  picked: number;
+  /** Jobs given to BullMQ. */
+  added: number;
+}
+
+/**
+ * Publishes up to `limit` rows of outbox.ready as delayed BullMQ jobs: by priority, then the earliest due. Rows held by
+ * another bridge are skipped, never waited for, so bridges may run side by side. Rejects when the queue backend or
+ * Postgres does not answer; nothing is marked then and the rows are picked again.
+ *
+ * No lock on outbox.jobs is held while BullMQ is called, so a business transaction that cancels a job never waits for
+ * Redis. What a crash leaves behind after each step:
+ *   1 pick    locks on outbox.ready, gone with the session: the rows are picked again
+ *   2 add     BullMQ has the jobs, the rows are pending: the next publish adds the same ids, which BullMQ ignores; a
+ *             worker that is faster claims the pending row
+ *   3 mark    rolled back with the session: as after 2
+ *   4 remove  the same; mark and remove commit together
+ */
+export async function publishBatch(options: PublishOptions): Promise<Published> {
+  return withTransaction(options.pool, async (client) => {
+    const { rows } = await client.query<ReadyRow>(PICK_READY, [options.limit]); // 1
+    const current = rows.filter((row) => row.current);
+    await addToQueues(current, options.queueOf); // 2
+    if (current.length > 0) await client.query(MARK_PUBLISHED, idsOf(current)); // 3
+    if (rows.length > 0) await removeSettled(client, rows); // 4
+    return { picked: rows.length, added: current.length };
+  });
+}
+
+async function addToQueues(rows: ReadyRow[], queueOf: (name: string) => Queue): Promise<void> {
+  for (const name of new Set(rows.map(({ queue }) => queue))) {
+    await queueOf(name).addBulk(rows.filter(({ queue }) => queue === name).map(toBulkJob));
+  }
+}
+
+/**
+ * BullMQ adds the delay to its caller's clock unless told the time: both are the database's here, so the clock of the
+ * bridge does not matter. A due time between two milliseconds rounds up: never early.
+ */
+function toBulkJob(row: ReadyRow): { name: string; data: unknown; opts: BulkJobOptions } {
+  const timestamp = Math.floor(row.nowMs);
+  return {
+    name: row.name,
+    data: row.payload,
+    opts: {
+      jobId: `${row.jobId}-${row.generation}`,
+      timestamp,
+      delay: Math.max(0, Math.ceil(row.dueMs) - timestamp),
+      priority: toBullPriority(row.name, row.priority),
+      attempts: GENEROUS_ATTEMPTS,
+      backoff: { type: 'row' },
+      removeOnComplete: KEEP_COMPLETED,
+      removeOnFail: KEEP_FAILED,
+    },
+  };
+}
+
+/**
+ * Rows that were marked, or had moved on, are done with. One that is still pending is locked by somebody (a claim, or a
+ * business transaction that enqueued a duplicate): it stays and is looked at again a little later, not in a busy loop.
+ */
+async function removeSettled(client: PoolClient, rows: ReadyRow[]): Promise<void> {
+  const removed = await client.query(REMOVE_SETTLED, idsOf(rows));
+  if (removed.rowCount !== rows.length) await client.query(PUT_OFF, idsOf(rows));
+}
+
+function idsOf(rows: ReadyRow[]): [string[], number[]] {
+  return [rows.map(({ jobId }) => jobId), rows.map(({ generation }) => generation)];
+}

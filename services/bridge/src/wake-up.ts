@@ -1,0 +1,96 @@
+import { once } from 'node:events';
+import type { Logger } from '@outbox/core';
+import pg from 'pg';
+
+/** How long to queue for the awake lock: business transactions hold it shared, for a moment. */
+const LOCK_TIMEOUT_MS = 50;
+
+/**
+ * Lets writers know whether the bridge sleeps. NOTIFY takes a lock on the whole cluster at commit, so writers should send
+ * one only when nobody would notice their rows otherwise (see outbox.wake_bridge). While awake, the bridge holds an
+ * advisory lock that tells them so.
+ *
+ *   awake    acquire() got the lock: writers do not notify, the bridge looks by itself
+ *   asleep   release(), one more look, then wait(): the next writer notifies
+ *
+ * Every miss (a writer that saw us awake and commits after we slept; a connection that broke) costs at most the poll
+ * interval: wait() returns by then.
+ */
+export class WakeUp {
+  readonly #url: string;
+  readonly #role: string | undefined;
+  readonly #log: Logger;
+  #client: pg.Client | undefined;
+  #notified = false;
+  #endWait: (() => void) | undefined;
+
+  constructor(options: { url: string; role: string | undefined; log: Logger }) {
+    this.#url = options.url;
+    this.#role = options.role;
+    this.#log = options.log;
+  }
+
+  /** Says that the bridge is awake. Not getting the lock, or having no connection, only costs notifications. */
+  async acquire(): Promise<void> {
+    await this.#quietly((client) => client.query('select pg_advisory_lock(outbox.awake_lock())'));
+  }
+
+  /** Says that the bridge sleeps. Look once more after it, then wait. */
+  async release(): Promise<void> {
+    this.#notified = false;
+    await this.#quietly((client) => client.query('select pg_advisory_unlock_all()'));
+  }
+
+  /** Returns when a writer has notified since `release`, or after `timeoutMs`, or on `wake`. */
+  async wait(timeoutMs: number): Promise<void> {
+    if (this.#notified) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, timeoutMs);
+      this.#endWait = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+    this.#endWait = undefined;
+  }
+
+  /** Ends a `wait`, also one that has not begun. */
+  wake(): void {
+    this.#notified = true;
+    this.#endWait?.();
+  }
+
+  async close(): Promise<void> {
+    const client = this.#client;
+    this.#client = undefined;
+    this.wake();
+    await client?.end();
+  }
+
+  async #quietly(work: (client: pg.Client) => Promise<unknown>): Promise<void> {
+    try {
+      this.#client ??= await this.#connect();
+      await work(this.#client);
+    } catch (err) {
+      this.#log.debug({ err }, 'awake lock not taken or released');
+    }
+  }
+
+  async #connect(): Promise<pg.Client> {
+    const client = new pg.Client({
+      connectionString: this.#url,
+      application_name: 'outbox bridge listen',
+      keepAlive: true,
+      ...(this.#role === undefined ? {} : { options: `-c role=${this.#role}` }),
+    });
+    client.on('notification', () => this.wake());
+    client.on('error', (err) => this.#log.warn({ err }, 'lost the connection that listens'));
+    void once(client, 'end').then(() => {
+      if (this.#client === client) this.#client = undefined;
+    });
+    await client.connect();
+    await client.query(`set lock_timeout = ${LOCK_TIMEOUT_MS}`);
+    await client.query('listen outbox_ready');
+    return client;
+  }
+}
