@@ -28,6 +28,8 @@ export interface PoolOptions {
   max: number;
   /** Role to take after login, so that a process can do no more than its part. */
   role?: string | undefined;
+  /** A statement that waits longer than this for somebody's lock fails with SQLSTATE 55P03. Default: it waits. */
+  lockTimeoutMs?: number;
   onError: (error: Error) => void;
 }
 
@@ -38,7 +40,7 @@ const KEEPALIVE_MS = 10 * SECOND;
 const IDLE_IN_TRANSACTION_MS = 30 * SECOND;
 
 /** A pool whose sessions cannot hold locks for ever and notice a dead peer. Nothing connects before the first query. */
-export function createPool({ url, applicationName, max, role, onError }: PoolOptions): Pool {
+export function createPool({ url, applicationName, max, role, lockTimeoutMs, onError }: PoolOptions): Pool {
   const pool = new pg.Pool({
     connectionString: url,
     application_name: applicationName,
@@ -47,6 +49,7 @@ export function createPool({ url, applicationName, max, role, onError }: PoolOpt
     keepAliveInitialDelayMillis: KEEPALIVE_MS,
     connectionTimeoutMillis: 5 * SECOND,
     idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
+    ...(lockTimeoutMs === undefined ? {} : { lock_timeout: lockTimeoutMs }),
     ...(role === undefined ? {} : { options: `-c role=${role}` }),
   });
   pool.on('error', onError);

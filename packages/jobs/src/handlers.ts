@@ -2,9 +2,18 @@ import type { JobDefinition, JobHandler } from '@outbox/core';
 import type { catalog, JobName } from './catalog.ts';
 import { handlePauseCheck } from './pause-checks/handler.ts';
 import { handleSendReminder, type ReminderDependencies } from './reminders/handler.ts';
+import { checkSmsSettings, createSmsClient, smsSettings, type SmsSettings } from './reminders/sms-settings.ts';
 
 /** What the handlers need besides their context: the clients of the providers. */
 export type HandlerDependencies = ReminderDependencies;
+
+/** Settings of the providers, which the worker adds to its own. */
+export const handlerSettings = smsSettings;
+export const checkHandlerSettings = checkSmsSettings;
+
+export function createHandlerDependencies(settings: SmsSettings): HandlerDependencies {
+  return { sms: createSmsClient(settings) };
+}
 
 type DefinitionOf<Name extends JobName> = Extract<(typeof catalog)[number], { name: Name }>;
 

@@ -1,0 +1,180 @@
+import { microBatch, type Pool } from '@outbox/core';
+
+/** A row this process may run, as the claim left it. */
+export interface ClaimedJob {
+  id: string;
+  generation: number;
+  /** The fence: only the holder of the newest run may start an effect or finish the row. */
+  run: string;
+  name: string;
+  queue: string;
+  payload: unknown;
+  attempt: number;
+  maxAttempts: number;
+  timeoutMs: number;
+  backoffType: 'exponential' | 'fixed';
+  backoffMs: number;
+  backoffJitter: number;
+  /** Milliseconds from the instant the job was due to the claim, by the database's clock. */
+  queuedMs: number;
+}
+
+/**
+ * What to do with a job that BullMQ delivered:
+ * - `run`: the row is ours until the lease ends.
+ * - `later`: not now; come back at `atMs` (epoch milliseconds, database clock). No attempt is spent.
+ * - `drop`: the row is finished, gone, or alive under a newer generation; BullMQ's job has nothing left to do.
+ */
+export type Verdict =
+  | { kind: 'run'; job: ClaimedJob }
+  | { kind: 'later'; atMs: number; reason: 'not_due' | 'leased' | 'busy' }
+  | { kind: 'drop'; reason: 'missing' | 'superseded' | 'finished' | 'interrupted_too_often' };
+
+export interface Delivery {
+  id: string;
+  generation: number;
+}
+
+/** A row is busy when a transaction of somebody else has it locked: usually over in milliseconds. */
+const BUSY_RETRY_MS = 500;
+
+/** A job that took so many workers down with it is set aside as failed. */
+const MAX_INTERRUPTIONS = 10;
+
+/**
+ * Rows are locked in order of id and locked ones are skipped: batches cannot deadlock, and one idle business transaction
+ * that holds a row delays that row alone.
+ *
+ *   pending, published  → active, attempt + 1. Pending too: a worker may be faster than the bridge's mark.
+ *   active, lease over  → active, same attempt, interruptions + 1: BullMQ redelivered the job of a worker that died
+ *                         → failed, when that happened too often
+ *
+ * A crash after the commit leaves an active row with a lease that runs out: the redelivery claims it again.
+ */
+const CLAIM = /* sql */ `
+  with delivered as (
+    select d.id, d.generation from unnest($1::bigint[], $2::int[]) as d (id, generation)
+  ),
+  unlocked as (
+    select
+      j.id, j.generation, j.state, j.run, j.attempt, j.interruptions, j.scheduled_at, j.locked_by, j.locked_until,
+      j.started_at
+    from outbox.jobs j
+    where j.id = any ($1::bigint[])
+    order by j.id
+    for no key update skip locked
+  ),
+  claimable as (
+    select u.*, u.state = 'active' as interrupted
+    from unlocked u
+    join delivered d on d.id = u.id and d.generation = u.generation
+    where (u.state in ('pending', 'published') and u.scheduled_at <= clock_timestamp())
+      or (u.state = 'active' and u.locked_until < clock_timestamp())
+  ),
+  claimed as (
+    update outbox.jobs j
+    set state = 'active', run = nextval('outbox.run'), attempt = c.attempt + (not c.interrupted)::int,
+        interruptions = c.interruptions + c.interrupted::int, locked_by = $3,
+        locked_until = clock_timestamp() + $4 * interval '1 ms', started_at = clock_timestamp(),
+        holds_key = j.holds_key and (select t.unique_mode = 'open' from outbox.job_types t where t.name = j.name)
+    from claimable c
+    where j.id = c.id and not (c.interrupted and c.interruptions >= $5)
+    returning
+      j.id, j.generation, j.run, j.name, j.queue, j.payload, j.attempt, j.max_attempts,
+      extract(epoch from clock_timestamp() - j.scheduled_at)::float8 * 1000 as queued_ms
+  ),
+  given_up as (
+    update outbox.jobs j
+    set state = 'failed', reason = 'interrupted_too_often', last_error = 'Its worker died ' || $5 || ' times.',
+        locked_by = null, locked_until = null, holds_key = false, finished_at = clock_timestamp()
+    from claimable c
+    where j.id = c.id and c.interrupted and c.interruptions >= $5
+    returning j.id
+  ),
+  noted as (
+    insert into outbox.attempts (job_id, run, attempt, worker, started_at, outcome)
+    select c.id, c.run, c.attempt, c.locked_by, c.started_at, 'interrupted'
+    from claimable c
+    where c.interrupted
+    on conflict do nothing
+  )
+  select
+    d.id, c.run, c.name, c.queue, c.payload, c.attempt, c.max_attempts as "maxAttempts", c.queued_ms as "queuedMs",
+    extract(epoch from coalesce(t.operator_timeout, t.timeout))::float8 * 1000 as "timeoutMs",
+    t.backoff_type as "backoffType", t.backoff_jitter as "backoffJitter",
+    extract(epoch from coalesce(t.operator_backoff, t.backoff))::float8 * 1000 as "backoffMs",
+    g.id is not null as "givenUp", j.generation, j.state,
+    extract(epoch from j.scheduled_at)::float8 * 1000 as "scheduledMs",
+    extract(epoch from j.locked_until)::float8 * 1000 as "lockedUntilMs",
+    extract(epoch from clock_timestamp())::float8 * 1000 as "nowMs"
+  from delivered d
+  left join claimed c on c.id = d.id and c.generation = d.generation
+  left join given_up g on g.id = d.id
+  left join outbox.jobs j on j.id = d.id
+  left join outbox.job_types t on t.name = c.name`;
+
+/** One row of the answer; `state`, `generation` and the times of the row as it was before the claim. */
+interface ClaimRow extends Omit<ClaimedJob, 'run' | 'generation'> {
+  run: string | null;
+  givenUp: boolean;
+  generation: number | null;
+  state: string | null;
+  scheduledMs: number;
+  lockedUntilMs: number | null;
+  nowMs: number;
+}
+
+export interface ClaimOptions {
+  pool: Pool;
+  /** Shown in `locked_by`. */
+  workerId: string;
+  leaseMs: number;
+  maxBatch: number;
+}
+
+/** Returns a function that claims one delivered job; calls made together share a statement. Rejects only when Postgres does. */
+export function createClaim({
+  pool,
+  workerId,
+  leaseMs,
+  maxBatch,
+}: ClaimOptions): (delivery: Delivery) => Promise<Verdict> {
+  return microBatch({
+    maxSize: maxBatch,
+    runBatch: async (deliveries: Delivery[]) => {
+      const ids = deliveries.map(({ id }) => id);
+      const generations = deliveries.map(({ generation }) => generation);
+      const { rows } = await pool.query<ClaimRow & Record<string, unknown>>(CLAIM, [
+        ids,
+        generations,
+        workerId,
+        leaseMs,
+        MAX_INTERRUPTIONS,
+      ]);
+      return deliveries.map((delivery) => verdictOf(delivery, rows));
+    },
+  });
+}
+
+function verdictOf(delivery: Delivery, rows: ClaimRow[]): Verdict {
+  const ofId = rows.filter(({ id }) => id === delivery.id);
+  const claimed = ofId.find((row) => row.run !== null && row.generation === delivery.generation);
+  if (claimed?.run) return { kind: 'run', job: { ...claimed, run: claimed.run, generation: delivery.generation } };
+
+  const row = ofId[0];
+  if (!row || row.state === null) return { kind: 'drop', reason: 'missing' };
+  if (row.givenUp) return { kind: 'drop', reason: 'interrupted_too_often' };
+  if (row.generation !== delivery.generation) return { kind: 'drop', reason: 'superseded' };
+
+  switch (row.state) {
+    case 'pending':
+    case 'published':
+      return row.scheduledMs > row.nowMs
+        ? { kind: 'later', atMs: row.scheduledMs, reason: 'not_due' }
+        : { kind: 'later', atMs: row.nowMs + BUSY_RETRY_MS, reason: 'busy' };
+    case 'active':
+      return { kind: 'later', atMs: Math.max(row.lockedUntilMs ?? 0, row.nowMs + BUSY_RETRY_MS), reason: 'leased' };
+    default:
+      return { kind: 'drop', reason: 'finished' };
+  }
+}

@@ -1,0 +1,230 @@
+import {
+  codeOf,
+  EffectRejectedError,
+  EffectUndecidedError,
+  JobCancelledError,
+  LeaseLostError,
+  MINUTE,
+  PermanentError,
+  ProviderUnavailableError,
+  RateLimitedError,
+  SECOND,
+  SQLSTATE,
+  type EffectOutcome,
+  type EffectRequest,
+  type Queryable,
+} from '@outbox/core';
+import type { ClaimedJob } from './claim.ts';
+
+/**
+ * The effect ledger. A call that must not happen twice is written down before it is made:
+ *
+ *   (none) ──start──▶ started ──confirmed, rejected: the provider said so
+ *                        │ ╲──(none): the call certainly was not carried out
+ *                        │
+ *                        └─ the run died, or nobody answered: the next run asks the provider
+ *                             found        → confirmed
+ *                             not found    → started again, but only once no request can still be under way
+ *                             cannot tell  → asked again later, after an hour: unknown. A person decides; it is never
+ *                                            sent again blindly
+ *
+ * `start` locks the job row for share and checks the fence and the cancel request, so it waits for a cancel in flight
+ * and loses against one that committed.
+ */
+const START = /* sql */ `
+  with job as (
+    select j.cancel_requested_at is not null as cancelled
+    from outbox.jobs j
+    where j.id = $2 and j.run = $3 and j.state = 'active'
+    for share
+  ),
+  started as (
+    insert into outbox.effects (key, job_id, run, provider, state, request, deadline_at)
+    select $1, $2, $3, $4, 'started', $5, clock_timestamp() + $6 * interval '1 ms'
+    from job
+    where not job.cancelled
+    on conflict (key) do nothing
+    returning 1
+  )
+  select
+    exists (select from job) as held, coalesce((select job.cancelled from job), false) as cancelled,
+    exists (select from started) as started`;
+
+const READ = /* sql */ `
+  select
+    state, reference, reason, run, started_at as "startedAt",
+    extract(epoch from deadline_at - clock_timestamp())::float8 * 1000 as "deadlineInMs",
+    extract(epoch from clock_timestamp() - started_at)::float8 * 1000 as "ageMs"
+  from outbox.effects
+  where key = $1
+  limit 1`;
+
+/** Takes over a call that a dead run had started and that provably never arrived. */
+const START_AGAIN = /* sql */ `
+  with job as (
+    select 1
+    from outbox.jobs j
+    where j.id = $2 and j.run = $3 and j.state = 'active' and j.cancel_requested_at is null
+    for share
+  )
+  update outbox.effects e
+  set run = $3, job_id = $2, started_at = clock_timestamp(), deadline_at = clock_timestamp() + $5 * interval '1 ms'
+  from job
+  where e.key = $1 and e.state = 'started' and e.run = $4`;
+
+/** What the provider said is true whoever asked: no fence here. */
+const SETTLE = /* sql */ `
+  update outbox.effects
+  set state = $2, reference = $3, reason = $4, settled_at = clock_timestamp()
+  where key = $1 and state = 'started'`;
+
+const FORGET = /* sql */ `
+  delete from outbox.effects
+  where key = $1 and run = $2 and state = 'started'`;
+
+/** A request that was on its way when the call gave up has arrived, or never will, this long after the deadline. */
+const SETTLE_MS = 15 * SECOND;
+
+/** Ask a provider that cannot tell again after this time, and no longer than the next. */
+const ASK_AGAIN_MS = 30 * SECOND;
+const ASK_FOR_MS = 60 * MINUTE;
+
+interface EffectRow {
+  state: 'started' | 'confirmed' | 'rejected' | 'unknown';
+  reference: string | null;
+  reason: string | null;
+  run: string;
+  startedAt: Date;
+  deadlineInMs: number;
+  ageMs: number;
+}
+
+export class EffectLedger {
+  readonly #db: Queryable;
+  readonly #job: ClaimedJob;
+  readonly #signal: AbortSignal;
+
+  constructor(db: Queryable, job: ClaimedJob, signal: AbortSignal) {
+    this.#db = db;
+    this.#job = job;
+    this.#signal = signal;
+  }
+
+  /** See `JobContext.effect`. */
+  async run(request: EffectRequest): Promise<EffectOutcome> {
+    this.#signal.throwIfAborted();
+    if (await this.#start(request)) return this.#call(request);
+
+    const row = await this.#read(request.key);
+    if (!row) throw new EffectUndecidedError(`Effect ${request.key} is being decided elsewhere.`, ASK_AGAIN_MS);
+    return row.state === 'started' ? this.#decide(request, row) : toOutcome(row);
+  }
+
+  async #start({ key, provider, request, timeoutMs }: EffectRequest): Promise<boolean> {
+    const { id, run } = this.#job;
+    const { rows } = await this.#waitingForCancels(() =>
+      this.#db.query<{ held: boolean; cancelled: boolean; started: boolean }>(START, [
+        key,
+        id,
+        run,
+        provider,
+        JSON.stringify(request),
+        timeoutMs,
+      ]),
+    );
+    const answer = rows[0];
+    if (!answer?.held) throw new LeaseLostError(`Job ${id} is held by another run; ${key} was not started.`);
+    if (answer.cancelled) throw new JobCancelledError(`Job ${id} was cancelled; ${key} was not started.`);
+    return answer.started;
+  }
+
+  async #call(request: EffectRequest): Promise<EffectOutcome> {
+    try {
+      const reference = await request.call(AbortSignal.any([this.#signal, AbortSignal.timeout(request.timeoutMs)]));
+      return await this.#settle(request.key, { state: 'confirmed', reference });
+    } catch (error) {
+      if (error instanceof EffectRejectedError) {
+        return this.#settle(request.key, { state: 'rejected', reason: error.code });
+      }
+      if (wasCertainlyNotCarriedOut(error)) await this.#db.query(FORGET, [request.key, this.#job.run]);
+      throw error;
+    }
+  }
+
+  /** A call was started and never settled: only the provider knows. */
+  async #decide(request: EffectRequest, row: EffectRow): Promise<EffectOutcome> {
+    const found = await this.#lookUp(request, row);
+    if (found.answered && found.reference !== undefined) {
+      return this.#settle(request.key, { state: 'confirmed', reference: found.reference });
+    }
+    if (!found.answered) {
+      if (row.ageMs > ASK_FOR_MS)
+        return this.#settle(request.key, { state: 'unknown', reason: 'provider_cannot_tell' });
+      throw new EffectUndecidedError(
+        `${request.provider} cannot tell yet whether ${request.key} happened.`,
+        ASK_AGAIN_MS,
+      );
+    }
+    const waitMs = row.deadlineInMs + SETTLE_MS;
+    if (waitMs > 0) throw new EffectUndecidedError(`A call for ${request.key} may still be under way.`, waitMs);
+    await this.#startAgain(request, row);
+    return this.#call(request);
+  }
+
+  async #lookUp(
+    request: EffectRequest,
+    row: EffectRow,
+  ): Promise<{ answered: true; reference: string | undefined } | { answered: false }> {
+    try {
+      const signal = AbortSignal.any([this.#signal, AbortSignal.timeout(request.timeoutMs)]);
+      return { answered: true, reference: await request.lookUp(row.startedAt, signal) };
+    } catch (error) {
+      this.#signal.throwIfAborted();
+      if (error instanceof PermanentError) throw error;
+      return { answered: false };
+    }
+  }
+
+  async #startAgain({ key, timeoutMs }: EffectRequest, { run }: EffectRow): Promise<void> {
+    const { rowCount } = await this.#waitingForCancels(() =>
+      this.#db.query(START_AGAIN, [key, this.#job.id, this.#job.run, run, timeoutMs]),
+    );
+    if (rowCount === 0) throw new EffectUndecidedError(`Effect ${key} is being decided elsewhere.`, ASK_AGAIN_MS);
+  }
+
+  async #settle<Settled extends EffectOutcome>(key: string, outcome: Settled): Promise<Settled> {
+    await this.#db.query(SETTLE, [
+      key,
+      outcome.state,
+      'reference' in outcome ? outcome.reference : null,
+      'reason' in outcome ? outcome.reason : null,
+    ]);
+    return outcome;
+  }
+
+  async #read(key: string): Promise<EffectRow | undefined> {
+    const { rows } = await this.#db.query<EffectRow & Record<string, unknown>>(READ, [key]);
+    return rows[0];
+  }
+
+  /** A business transaction that is cancelling this job has the row locked: ask again rather than wait without end. */
+  async #waitingForCancels<T>(statement: () => Promise<T>): Promise<T> {
+    try {
+      return await statement();
+    } catch (error) {
+      if (codeOf(error) !== SQLSTATE.lockNotAvailable) throw error;
+      throw new EffectUndecidedError(`Job ${this.#job.id} is locked by another transaction.`, 1 * SECOND);
+    }
+  }
+}
+
+/** Everything else (a time-out, a reset, a 5xx, our own abort) may have been carried out. */
+function wasCertainlyNotCarriedOut(error: unknown): boolean {
+  if (error instanceof RateLimitedError || error instanceof PermanentError) return true;
+  return error instanceof ProviderUnavailableError && !error.ambiguous;
+}
+
+function toOutcome({ state, reference, reason }: EffectRow): EffectOutcome {
+  if (state === 'confirmed' && reference !== null) return { state, reference };
+  return { state: state === 'rejected' ? 'rejected' : 'unknown', reason: reason ?? 'unknown' };
+}

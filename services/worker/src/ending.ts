@@ -1,0 +1,62 @@
+import {
+  assertNever,
+  EffectUndecidedError,
+  JobCancelledError,
+  LeaseLostError,
+  PermanentError,
+  RateLimitedError,
+  type Outcome,
+} from '@outbox/core';
+import type { ClaimedJob } from './claim.ts';
+
+/** How one run of a row ends, in the row's words. */
+export type Ending =
+  | { kind: 'completed'; result: unknown }
+  | { kind: 'skipped'; reason: string; result: unknown }
+  | { kind: 'failed'; reason: string; error: unknown }
+  | { kind: 'cancelled'; reason: string }
+  /** Another attempt after `delayMs`. */
+  | { kind: 'retried'; delayMs: number; error: unknown }
+  /** Not this attempt's fault: the same attempt again after `delayMs`. */
+  | { kind: 'parked'; delayMs: number; error: unknown }
+  /** The process stops: the same attempt again, at once, by another worker. */
+  | { kind: 'handed_back' }
+  /** Another run holds the row; there is nothing to write. */
+  | { kind: 'lost' };
+
+/** The process is asked to stop and its patience is over: running jobs go back. */
+export class HandedBackError extends Error {}
+
+export function endingOf(outcome: Outcome): Ending {
+  switch (outcome.kind) {
+    case 'done':
+      return { kind: 'completed', result: outcome.result };
+    case 'skipped':
+      return { kind: 'skipped', reason: outcome.reason, result: outcome.result };
+    default:
+      return assertNever(outcome);
+  }
+}
+
+/** What an error thrown by the handler means for the row. `random` is in [0, 1). */
+export function endingOfError(error: unknown, job: ClaimedJob, random: () => number = Math.random): Ending {
+  if (error instanceof LeaseLostError) return { kind: 'lost' };
+  if (error instanceof HandedBackError) return { kind: 'handed_back' };
+  if (error instanceof JobCancelledError) return { kind: 'cancelled', reason: 'cancelled_while_running' };
+  if (error instanceof RateLimitedError || error instanceof EffectUndecidedError) {
+    return { kind: 'parked', delayMs: error.retryAfterMs, error };
+  }
+  if (error instanceof PermanentError) return { kind: 'failed', reason: error.code, error };
+  if (job.attempt >= job.maxAttempts) return { kind: 'failed', reason: 'attempts_spent', error };
+  return { kind: 'retried', delayMs: backoffMs(job, random()), error };
+}
+
+/** Wait after attempt n: `backoffMs * 2^(n - 1)` (or always `backoffMs`), plus up to `backoffJitter` of it, never less. */
+export function backoffMs(
+  job: Pick<ClaimedJob, 'attempt' | 'backoffType' | 'backoffMs' | 'backoffJitter'>,
+  random: number,
+): number {
+  const doublings = job.backoffType === 'exponential' ? Math.max(0, job.attempt - 1) : 0;
+  const base = job.backoffMs * 2 ** doublings;
+  return Math.round(base * (1 + job.backoffJitter * random));
+}

@@ -1,0 +1,124 @@
+import { microBatch, type Pool, type Queryable } from '@outbox/core';
+import type { ClaimedJob } from './claim.ts';
+import type { Ending } from './ending.ts';
+
+/**
+ * Ends runs. The fence is `run`: a row that another run has claimed since is not touched. Locked rows are skipped, in
+ * order of id, as in the claim. A crash before the commit leaves the row active, to be claimed again when its lease ends;
+ * after it, the row is ended and BullMQ's redelivery is dropped or told when to come back.
+ */
+const FINISH = /* sql */ `
+  with ended as (
+    select e.*
+    from unnest(
+      $1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::float8[], $9::int[]
+    ) as e (id, run, state, outcome, reason, error, result, delay_ms, attempts_returned)
+  ),
+  held as (
+    select j.id, j.attempt, j.locked_by, j.started_at
+    from outbox.jobs j
+    join ended e on e.id = j.id and e.run = j.run
+    where j.state = 'active'
+    order by j.id
+    for no key update of j skip locked
+  ),
+  finished as (
+    update outbox.jobs j
+    set state = e.state,
+        attempt = h.attempt - e.attempts_returned,
+        scheduled_at = case
+          when e.delay_ms is null then j.scheduled_at else clock_timestamp() + e.delay_ms * interval '1 ms'
+        end,
+        reason = e.reason,
+        last_error = coalesce(e.error, j.last_error),
+        result = coalesce(e.result::jsonb, j.result),
+        locked_by = null,
+        locked_until = null,
+        finished_at = case when e.delay_ms is null then clock_timestamp() end,
+        holds_key = j.holds_key and e.delay_ms is not null
+    from held h
+    join ended e on e.id = h.id
+    where j.id = h.id
+    returning j.id, j.scheduled_at
+  ),
+  noted as (
+    insert into outbox.attempts (job_id, run, attempt, worker, started_at, outcome, reason, error)
+    select h.id, e.run, h.attempt, h.locked_by, h.started_at, e.outcome, e.reason, e.error
+    from held h
+    join ended e on e.id = h.id
+  )
+  select
+    e.id,
+    f.id is not null
+      or exists (select from outbox.attempts a where a.job_id = e.id and a.run = e.run and a.outcome = e.outcome)
+      as finished,
+    coalesce(j.run = e.run and j.state = 'active', false) as held,
+    extract(epoch from coalesce(f.scheduled_at, j.scheduled_at))::float8 * 1000 as "scheduledMs"
+  from ended e
+  left join finished f on f.id = e.id
+  left join outbox.jobs j on j.id = e.id`;
+
+export interface FinishRequest {
+  job: ClaimedJob;
+  ending: Exclude<Ending, { kind: 'lost' }>;
+}
+
+/**
+ * - `finished`: written by this call, or by an earlier one whose answer got lost. `scheduledMs` (epoch, database clock)
+ *   says when a retried or parked row is due.
+ * - `busy`: another transaction has the row locked; ask again.
+ * - `lost`: another run holds the row.
+ */
+export type FinishResult = { kind: 'finished'; scheduledMs: number } | { kind: 'busy' } | { kind: 'lost' };
+
+/** Ends several runs in one statement, on `db`'s transaction if it is one. Safe to repeat. */
+export async function finishAll(db: Queryable, requests: FinishRequest[]): Promise<FinishResult[]> {
+  const columns = requests.map(toColumns);
+  const { rows } = await db.query<{ id: string; finished: boolean; held: boolean; scheduledMs: number }>(
+    FINISH,
+    COLUMNS.map((name) => columns.map((column) => column[name])),
+  );
+  return requests.map(({ job }): FinishResult => {
+    const row = rows.find(({ id }) => id === job.id);
+    if (row?.finished) return { kind: 'finished', scheduledMs: row.scheduledMs };
+    return row?.held ? { kind: 'busy' } : { kind: 'lost' };
+  });
+}
+
+/** Returns a function that ends one run; calls made together share a statement. */
+export function createFinish(pool: Pool, maxBatch: number): (request: FinishRequest) => Promise<FinishResult> {
+  return microBatch({ maxSize: maxBatch, runBatch: (requests: FinishRequest[]) => finishAll(pool, requests) });
+}
+
+/** In the order of the statement's parameters. */
+const COLUMNS = ['id', 'run', 'state', 'outcome', 'reason', 'error', 'result', 'delayMs', 'attemptsReturned'] as const;
+
+type Columns = Record<(typeof COLUMNS)[number], string | number | null>;
+
+function toColumns({ job, ending }: FinishRequest): Columns {
+  const comesBack = ending.kind === 'retried' || ending.kind === 'parked' || ending.kind === 'handed_back';
+  return {
+    id: job.id,
+    run: job.run,
+    state: comesBack ? 'published' : ending.kind,
+    outcome: ending.kind,
+    reason: 'reason' in ending ? ending.reason : null,
+    error: 'error' in ending ? describeError(ending.error) : null,
+    result: 'result' in ending ? toJson(ending.result) : null,
+    delayMs: 'delayMs' in ending ? ending.delayMs : comesBack ? 0 : null,
+    attemptsReturned: ending.kind === 'parked' || ending.kind === 'handed_back' ? 1 : 0,
+  };
+}
+
+/** Longest text kept of an error: enough to see what it was, not a provider's whole page. */
+const LONGEST_ERROR = 1_000;
+
+export function describeError(error: unknown): string {
+  const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+  return text.replaceAll('\0', '').slice(0, LONGEST_ERROR);
+}
+
+/** Postgres keeps no NUL characters; a result that has one must not keep its row from ending. */
+function toJson(value: unknown): string | null {
+  return value === undefined ? null : JSON.stringify(value).replaceAll('\\u0000', '');
+}

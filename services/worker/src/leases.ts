@@ -1,0 +1,95 @@
+import { JobCancelledError, LeaseLostError, type Logger, type Pool } from '@outbox/core';
+import type { ClaimedJob } from './claim.ts';
+
+/** A lease is renewed three times in its life, so that two lost renewals do not cost it. */
+const RENEWALS_PER_LEASE = 3;
+
+const RENEW = /* sql */ `
+  with running as (
+    select r.id, r.run from unnest($1::bigint[], $2::bigint[]) as r (id, run)
+  ),
+  held as (
+    select j.id
+    from outbox.jobs j
+    join running r on r.id = j.id and r.run = j.run
+    where j.state = 'active'
+    order by j.id
+    for no key update of j skip locked
+  ),
+  renewed as (
+    update outbox.jobs j
+    set locked_until = clock_timestamp() + $3 * interval '1 ms'
+    from held h
+    where j.id = h.id
+    returning j.id
+  )
+  select
+    r.id, r.run, coalesce(j.run = r.run and j.state = 'active', false) as held,
+    j.cancel_requested_at is not null as "cancelRequested"
+  from running r
+  left join outbox.jobs j on j.id = r.id`;
+
+interface Running {
+  job: ClaimedJob;
+  abort: (reason: Error) => void;
+}
+
+/**
+ * Keeps the leases of all running jobs, in one statement on its own connection, and brings back what others decided: a
+ * job whose row another run took over is aborted with `LeaseLostError`, one that was cancelled with `JobCancelledError`.
+ * A row that somebody has locked is renewed the next time.
+ */
+export class Leases {
+  readonly #pool: Pool;
+  readonly #leaseMs: number;
+  readonly #log: Logger;
+  readonly #running = new Set<Running>();
+  #timer: NodeJS.Timeout | undefined;
+  #renewing: Promise<void> | undefined;
+
+  constructor(options: { pool: Pool; leaseMs: number; log: Logger }) {
+    this.#pool = options.pool;
+    this.#leaseMs = options.leaseMs;
+    this.#log = options.log;
+  }
+
+  start(): void {
+    this.#timer ??= setInterval(() => void this.renew(), this.#leaseMs / RENEWALS_PER_LEASE);
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#renewing;
+  }
+
+  /** Watches over a job until the returned function is called. */
+  keep(job: ClaimedJob, abort: (reason: Error) => void): () => void {
+    const running = { job, abort };
+    this.#running.add(running);
+    return () => this.#running.delete(running);
+  }
+
+  /** One at a time; a call while another is under way joins it. */
+  renew(): Promise<void> {
+    this.#renewing ??= this.#renewAll().finally(() => (this.#renewing = undefined));
+    return this.#renewing;
+  }
+
+  async #renewAll(): Promise<void> {
+    const running = [...this.#running];
+    if (running.length === 0) return;
+    try {
+      const { rows } = await this.#pool.query<{ id: string; run: string; held: boolean; cancelRequested: boolean }>(
+        RENEW,
+        [running.map(({ job }) => job.id), running.map(({ job }) => job.run), this.#leaseMs],
+      );
+      for (const { job, abort } of running) {
+        const row = rows.find(({ id, run }) => id === job.id && run === job.run);
+        if (!row?.held) abort(new LeaseLostError(`Job ${job.id} is held by another run.`));
+        else if (row.cancelRequested) abort(new JobCancelledError(`Job ${job.id} was cancelled.`));
+      }
+    } catch (err) {
+      this.#log.warn({ err }, 'leases not renewed');
+    }
+  }
+}

@@ -1,0 +1,108 @@
+import { randomUUID } from 'node:crypto';
+import { hostname } from 'node:os';
+import {
+  assertInstallation,
+  assertPostgresReachable,
+  connectQueueBackend,
+  createPool,
+  DatabaseClock,
+  loadConfig,
+  runService,
+  SECOND,
+  startHealthServer,
+} from '@outbox/core';
+import { findDefinition } from '@outbox/jobs';
+import { createHandlerDependencies, findHandler } from '@outbox/jobs/handlers';
+import { createClaim } from './claim.ts';
+import { workerSettings } from './config.ts';
+import { HandedBackError } from './ending.ts';
+import { createFinish } from './finish.ts';
+import { Leases } from './leases.ts';
+import { runJob, type JobRunner } from './run-job.ts';
+import { Workers } from './workers.ts';
+
+/** Most rows of one claim or finish. */
+const MAX_BATCH = 200;
+
+/** A business transaction may hold a row for as long as it likes; our statements then give way and come back. */
+const LOCK_TIMEOUT_MS = 2 * SECOND;
+
+await runService({
+  name: 'worker',
+  loadSettings: () => loadConfig(workerSettings, process.env),
+  logLevel: (settings) => settings.LOG_LEVEL,
+  start: async (settings, log) => {
+    const { DATABASE_URL: url, DATABASE_ROLE: role, LEASE: leaseMs } = settings;
+    const onError = (err: unknown) => log.warn({ err }, 'lost a Postgres connection');
+    const pool = createPool({
+      url,
+      role,
+      applicationName: 'outbox worker',
+      max: 4,
+      lockTimeoutMs: LOCK_TIMEOUT_MS,
+      onError,
+    });
+    const leasePool = createPool({ url, role, applicationName: 'outbox worker leases', max: 1, onError });
+    await assertPostgresReachable(pool, url);
+    await assertInstallation(pool, settings);
+
+    const clock = new DatabaseClock(pool, (err) => log.warn({ err }, 'clock not measured'));
+    await clock.start();
+    const backend = await connectQueueBackend(settings, (err) => log.warn({ err }, 'queue backend error'));
+    const leases = new Leases({ pool: leasePool, leaseMs, log });
+    const handBack = new AbortController();
+    const workerId = `${hostname()}:${process.pid}:${randomUUID().slice(0, 8)}`;
+    const runner: JobRunner<ReturnType<typeof createHandlerDependencies>> = {
+      pool,
+      clock,
+      leases,
+      claim: createClaim({ pool, workerId, leaseMs, maxBatch: MAX_BATCH }),
+      finish: createFinish(pool, MAX_BATCH),
+      findDefinition,
+      findHandler,
+      dependencies: createHandlerDependencies(settings),
+      handBack: handBack.signal,
+      log,
+    };
+    const workers = new Workers({
+      backend,
+      queues: settings.QUEUES,
+      concurrency: settings.CONCURRENCY,
+      leaseMs,
+      stalledIntervalMs: settings.STALLED_INTERVAL,
+      clock,
+      run: (job, token) => runJob(job, token, runner),
+      log,
+    });
+    const health = await startHealthServer(settings.HEALTH_PORT, {
+      postgres: async () => void (await pool.query('select 1')),
+      queues: async () => void (await backend.ping()),
+      clock: () => Promise.resolve(clock.trustworthy ? undefined : `off by ${Math.round(clock.offsetMs)} ms`),
+    });
+    leases.start();
+    workers.start();
+
+    let drained: Promise<void> | undefined;
+    return [
+      { name: 'running jobs', deadlineMs: settings.DRAIN, stop: () => (drained = workers.close()) },
+      {
+        name: 'handing back',
+        deadlineMs: 10 * SECOND,
+        stop: () => {
+          handBack.abort(new HandedBackError('The worker stops.'));
+          return drained;
+        },
+      },
+      { name: 'leases', deadlineMs: 2 * SECOND, stop: () => leases.stop() },
+      { name: 'health server', deadlineMs: 1 * SECOND, stop: () => void health.close() },
+      {
+        name: 'connections',
+        deadlineMs: 5 * SECOND,
+        stop: () => {
+          clock.stop();
+          return Promise.all([backend.close(), pool.end(), leasePool.end()]);
+        },
+      },
+    ];
+  },
+});

@@ -1,0 +1,219 @@
+import {
+  assertNever,
+  isConnectionError,
+  JobTimeoutError,
+  LeaseLostError,
+  PermanentError,
+  type DatabaseClock,
+  type JobDefinition,
+  type JobHandler,
+  type Logger,
+  type Outcome,
+  type Pool,
+} from '@outbox/core';
+import { DelayedError, UnrecoverableError, type Job } from 'bullmq';
+import type { ClaimedJob, Delivery, Verdict } from './claim.ts';
+import { endingOf, endingOfError, type Ending } from './ending.ts';
+import { describeError, type FinishRequest, type FinishResult } from './finish.ts';
+import { JobRun } from './job-run.ts';
+import type { Leases } from './leases.ts';
+import { untilItWorks } from './until-it-works.ts';
+
+/** What running jobs needs, made once per process. */
+export interface JobRunner<Dependencies> {
+  pool: Pool;
+  clock: DatabaseClock;
+  leases: Leases;
+  claim: (delivery: Delivery) => Promise<Verdict>;
+  finish: (request: FinishRequest) => Promise<FinishResult>;
+  findDefinition: (name: string) => JobDefinition | undefined;
+  findHandler: (name: string) => JobHandler<JobDefinition, Dependencies> | undefined;
+  dependencies: Dependencies;
+  /** Aborts when the process stops and its patience is over. */
+  handBack: AbortSignal;
+  log: Logger;
+}
+
+/** Tells BullMQ's own retry when the row says it is due again. */
+export class RetryAtError extends Error {
+  readonly delayMs: number;
+
+  constructor(message: string, delayMs: number) {
+    super(message);
+    this.delayMs = delayMs;
+  }
+}
+
+/**
+ * Runs one delivered BullMQ job: claim, handle, end the row, answer BullMQ, one log line. The row decides everything;
+ * BullMQ is told what the row says. Nothing but a decision of the row completes or fails a BullMQ job.
+ */
+export async function runJob<Dependencies extends object>(
+  bullJob: Job,
+  token: string | undefined,
+  runner: JobRunner<Dependencies>,
+): Promise<unknown> {
+  const delivery = parseJobId(bullJob.id);
+  if (!delivery) return { dropped: 'not_ours' };
+  const verdict = await untilItWorks(() => runner.claim(delivery), { isWorthRepeating: isConnectionError });
+
+  switch (verdict.kind) {
+    case 'drop':
+      runner.log.debug({ jobId: bullJob.id, reason: verdict.reason }, 'job dropped');
+      return { dropped: verdict.reason };
+    case 'later':
+      runner.log.debug({ jobId: bullJob.id, reason: verdict.reason }, 'job put off');
+      return comeBackAt(verdict.atMs, bullJob, token, runner.clock);
+    case 'run':
+      return runClaimed(verdict.job, bullJob, token, runner);
+    default:
+      return assertNever(verdict);
+  }
+}
+
+async function runClaimed<Dependencies extends object>(
+  job: ClaimedJob,
+  bullJob: Job,
+  token: string | undefined,
+  runner: JobRunner<Dependencies>,
+): Promise<unknown> {
+  const startedAt = performance.now();
+  const log = runner.log.child({
+    queue: job.queue,
+    jobName: job.name,
+    jobId: bullJob.id,
+    outboxId: job.id,
+    attempt: job.attempt,
+    maxAttempts: job.maxAttempts,
+  });
+  const { ending, result } = await attemptAndEnd(job, log, runner);
+  const truth: Ending = result.kind === 'lost' ? { kind: 'lost' } : ending;
+
+  logAttempt(log, truth, { queuedMs: Math.round(job.queuedMs), durationMs: Math.round(performance.now() - startedAt) });
+  return answer(truth, result, bullJob, token, runner.clock);
+}
+
+/** Parses, handles, classifies and ends the row, within the job's time-out even when the handler ignores its signal. */
+async function attemptAndEnd<Dependencies extends object>(
+  job: ClaimedJob,
+  log: Logger,
+  runner: JobRunner<Dependencies>,
+): Promise<{ ending: Ending; result: FinishResult }> {
+  const abort = new AbortController();
+  const giveBack = () => abort.abort(runner.handBack.reason);
+  const overrun = () => abort.abort(new JobTimeoutError(`${job.name} ran longer than ${job.timeoutMs} ms.`));
+  const timer = setTimeout(overrun, job.timeoutMs);
+  runner.handBack.addEventListener('abort', giveBack);
+  const release = runner.leases.keep(job, (reason) => abort.abort(reason));
+  const run = new JobRun(job, { pool: runner.pool, signal: abort.signal, log });
+  try {
+    const ending = await Promise.race([handle(job, run, runner), rejectOnAbort(abort.signal)]).then(endingOf, (error) =>
+      endingOfError(error, job),
+    );
+    // What `complete` has committed is the truth, whatever the handler returned or threw afterwards.
+    return run.completed ?? { ending, result: await endRow(job, ending, runner) };
+  } finally {
+    clearTimeout(timer);
+    runner.handBack.removeEventListener('abort', giveBack);
+    release();
+    // Whatever the handler still does has no effect: every call of its context throws from here on.
+    abort.abort(new LeaseLostError(`Job ${job.id} has ended.`));
+  }
+}
+
+async function handle<Dependencies extends object>(
+  job: ClaimedJob,
+  run: JobRun,
+  runner: JobRunner<Dependencies>,
+): Promise<Outcome> {
+  const definition = runner.findDefinition(job.name);
+  const handler = runner.findHandler(job.name);
+  if (!definition || !handler) throw new PermanentError(`No handler for "${job.name}" here.`, { code: 'unknown_job' });
+  const payload = definition.payload.safeParse(job.payload);
+  if (!payload.success) {
+    throw new PermanentError(`The payload does not parse: ${payload.error.message}`, { code: 'invalid_payload' });
+  }
+  return handler(payload.data, Object.assign(run, runner.dependencies));
+}
+
+function rejectOnAbort(signal: AbortSignal): Promise<never> {
+  return new Promise((_resolve, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+  });
+}
+
+/** Writes the end until Postgres has taken it, or another run holds the row. */
+async function endRow<Dependencies>(
+  job: ClaimedJob,
+  ending: Ending,
+  runner: JobRunner<Dependencies>,
+): Promise<FinishResult> {
+  if (ending.kind === 'lost') return { kind: 'lost' };
+  return untilItWorks(
+    async () => {
+      const result = await runner.finish({ job, ending });
+      if (result.kind === 'busy') throw new RowLockedError();
+      return result;
+    },
+    { isWorthRepeating: (error) => error instanceof RowLockedError || isConnectionError(error) },
+  );
+}
+
+class RowLockedError extends Error {}
+
+/** The row's end in BullMQ's words. */
+async function answer(
+  ending: Ending,
+  result: FinishResult,
+  bullJob: Job,
+  token: string | undefined,
+  clock: DatabaseClock,
+): Promise<unknown> {
+  const dueMs = result.kind === 'finished' ? result.scheduledMs : clock.now();
+  switch (ending.kind) {
+    case 'completed':
+      return { completed: ending.result ?? null };
+    case 'skipped':
+    case 'cancelled':
+      return { [ending.kind]: ending.reason };
+    case 'retried':
+      throw new RetryAtError(describeError(ending.error), Math.max(0, clock.toLocal(dueMs) - Date.now()));
+    case 'failed':
+      throw new UnrecoverableError(describeError(ending.error));
+    case 'parked':
+    case 'handed_back':
+      return comeBackAt(dueMs, bullJob, token, clock);
+    case 'lost':
+      // The claim of the next delivery says what became of the row.
+      return comeBackAt(clock.now() + LOST_RETRY_MS, bullJob, token, clock);
+    default:
+      return assertNever(ending);
+  }
+}
+
+const LOST_RETRY_MS = 1_000;
+
+/** Puts the BullMQ job off to an instant of the database's clock; BullMQ counts no attempt. */
+async function comeBackAt(atMs: number, bullJob: Job, token: string | undefined, clock: DatabaseClock): Promise<never> {
+  await bullJob.moveToDelayed(Math.ceil(clock.toLocal(atMs)), token);
+  throw new DelayedError();
+}
+
+function logAttempt(log: Logger, ending: Ending, times: { queuedMs: number; durationMs: number }): void {
+  const fields = {
+    ...times,
+    outcome: ending.kind,
+    ...('reason' in ending ? { reason: ending.reason } : {}),
+    ...('delayMs' in ending ? { delayMs: Math.round(ending.delayMs) } : {}),
+    ...('error' in ending ? { err: ending.error } : {}),
+  };
+  if (ending.kind === 'failed') log.error(fields, 'attempt ended');
+  else if ('error' in ending) log.warn(fields, 'attempt ended');
+  else log.info(fields, 'attempt ended');
+}
+
+/** `<row id>-<generation>`; undefined for a job somebody else put into the queue. */
+export function parseJobId(jobId: string | undefined): Delivery | undefined {
+  const match = /^(\d+)-(\d+)$/.exec(jobId ?? '');
+  return match?.[1] && match[2] ? { id: match[1], generation: Number(match[2]) } : undefined;
+}
