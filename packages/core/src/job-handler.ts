@@ -55,12 +55,12 @@ export interface JobContext {
    * Makes a call that must not happen twice: written to the ledger before, settled after. Returns the outcome of an
    * earlier attempt without calling again. Throws what the call throws, or `EffectUndecidedError` while nobody can tell.
    */
-  effect(request: EffectRequest): Promise<EffectOutcome>;
+  readonly effect: (request: EffectRequest) => Promise<EffectOutcome>;
   /**
    * Runs the domain writes and ends the row in one transaction. `write` returns how the job ends; it may run more than
    * once (a lock was held, a connection broke), but commits once. Call it last and return what it returns.
    */
-  complete(write: (tx: JobTransaction) => Promise<Outcome>): Promise<Outcome>;
+  readonly complete: (write: (tx: JobTransaction) => Promise<Outcome>) => Promise<Outcome>;
 }
 
 /** Payload and context in, outcome out. Throwing means "not now" or "never"; see `errors.ts`. */

@@ -49,6 +49,8 @@ function stopOnSignal(phases: ShutdownPhase[], log: Logger): void {
   };
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);
+  // Started over a channel (npm start): when that process is gone, nobody is left to stop this one.
+  process.once('disconnect', () => void stop('SIGTERM'));
 }
 
 /** Runs every phase even when one fails or overruns: a stuck worker must not keep the pools open for ever. */

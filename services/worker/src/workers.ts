@@ -69,7 +69,7 @@ export class Workers {
   #followClock(): void {
     for (const worker of this.#workers) {
       if (this.#clock.trustworthy === !worker.isPaused()) continue;
-      if (this.#clock.trustworthy) worker.resume();
+      if (this.#clock.trustworthy) void worker.resume();
       else void worker.pause(true);
       this.#log.error(
         { queue: worker.name, offsetMs: Math.round(this.#clock.offsetMs) },

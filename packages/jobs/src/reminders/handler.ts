@@ -1,4 +1,12 @@
-import { done, skipped, type EffectOutcome, type JobContext, type JobHandler, SECOND } from '@outbox/core';
+import {
+  done,
+  PermanentError,
+  SECOND,
+  skipped,
+  type EffectOutcome,
+  type JobContext,
+  type JobHandler,
+} from '@outbox/core';
 import { pauseCheck } from '../pause-checks/job.ts';
 import type { sendReminder } from './job.ts';
 import type { SmsClient } from './sms-client.ts';
@@ -12,7 +20,8 @@ export interface ReminderDependencies {
 /** This family sends one reminder per auto sync; a second one would be number 2. */
 const SEQUENCE = 1;
 
-const CALL_TIMEOUT_MS = 10 * SECOND;
+/** Longer than the client's own deadline (SMS_TIMEOUT_MS), whose error says more. */
+const CALL_TIMEOUT_MS = 12 * SECOND;
 
 export const handleSendReminder: JobHandler<typeof sendReminder, ReminderDependencies> = async (
   { autoSyncId },
@@ -43,8 +52,8 @@ interface Text {
 }
 
 /**
- * Texts one after the other. Somebody who cannot be reached now does not keep the rest waiting: the first such error is
- * thrown at the end, and the next attempt finds the others' outcomes in the ledger.
+ * Texts one after the other. Somebody who cannot be reached now does not keep the rest waiting: one error is thrown at
+ * the end, one worth another attempt if there is any, and that attempt finds the others' outcomes in the ledger.
  */
 async function textEach(
   recipients: Recipient[],
@@ -61,7 +70,7 @@ async function textEach(
       failures.push(error);
     }
   }
-  if (failures.length > 0) throw failures[0];
+  if (failures.length > 0) throw failures.find((error) => !(error instanceof PermanentError)) ?? failures[0];
   return texts;
 }
 

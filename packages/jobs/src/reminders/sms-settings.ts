@@ -28,7 +28,7 @@ export const smsSettings = z.object({
     .regex(/^MG[0-9a-f]{32}$/i, 'must be MG and 32 hexadecimal digits')
     .optional()
     .describe('Messaging Service that picks the number; or set TWILIO_FROM'),
-  SMS_TIMEOUT_MS: envInteger(100, 30_000)
+  SMS_TIMEOUT_MS: envInteger(100, 10 * SECOND)
     .default(10 * SECOND)
     .describe('Deadline of one call to the SMS provider, milliseconds'),
 });
