@@ -2,7 +2,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ConfigError } from '@outbox/core';
 
-const FILE = join(import.meta.dirname, '../../.outbox/database-url');
+const FILE = join(process.env.OUTBOX_HOME || join(import.meta.dirname, '../../.outbox'), 'database-url');
 
 /** Where the running demonstration's PostgreSQL is. Throws `ConfigError` when none was started. */
 export async function localPostgresUrl(): Promise<string> {

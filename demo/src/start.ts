@@ -14,7 +14,8 @@ import { ServiceProcess } from './service-process.ts';
 import { playStory } from './story.ts';
 
 const REPOSITORY = join(import.meta.dirname, '../..');
-const HOME = join(REPOSITORY, '.outbox');
+/** Where the demonstration keeps its data, logs and secrets. */
+const HOME = process.env.OUTBOX_HOME || join(REPOSITORY, '.outbox');
 const INSTANCE = 'demo';
 
 const STORY_TIMEOUT_MS = 2 * MINUTE;
@@ -52,7 +53,7 @@ export async function start(): Promise<void> {
   }
   stopping.abort();
   for (const cleanup of cleanups.reverse()) await cleanup().catch((error: unknown) => screen.say(describe(error)));
-  screen.say(exitCode === 0 ? 'Stopped. Your data is kept in .outbox; npm start finds it again.' : 'Stopped.');
+  screen.say(exitCode === 0 ? 'Stopped. Your data is kept; npm start finds it again.' : 'Stopped.');
   process.exit(exitCode);
 }
 

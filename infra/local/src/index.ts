@@ -1,1 +1,3 @@
-export {};
+export * from './local-postgres.ts';
+export * from './local-redis.ts';
+export * from './ports.ts';

@@ -1,1 +1,5 @@
-export {};
+export * from './capture-logs.ts';
+export * from './run-service.ts';
+export * from './wait-for.ts';
+export * from './with-database.ts';
+export * from './with-queue.ts';

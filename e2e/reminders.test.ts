@@ -1,0 +1,206 @@
+import { startTwilioSimulator, type TwilioSimulator } from '@outbox/simulators';
+import {
+  createTestDatabase,
+  createTestPrefix,
+  startService,
+  waitFor,
+  type RunningService,
+  type TestDatabase,
+  type TestPrefix,
+} from '@outbox/testing';
+
+const ORGANIZER = '00000000-0000-4000-8000-000000000001';
+const CREW = '00000000-0000-4000-8000-0000000000c0';
+
+/** Longest a crash of a worker may keep a job, at default settings. */
+const RESCUE_WITHIN_MS = 40_000;
+
+interface World {
+  db: TestDatabase;
+  prefix: TestPrefix;
+  sms: TwilioSimulator;
+  env: Record<string, string>;
+}
+
+let world: World;
+const services: RunningService[] = [];
+
+beforeEach(async () => {
+  const db = await createTestDatabase();
+  const prefix = createTestPrefix();
+  const sms = await startTwilioSimulator();
+  const env = {
+    DATABASE_URL: db.url,
+    OUTBOX_INSTANCE: 'test',
+    REDIS_URL: prefix.redisUrl,
+    QUEUE_PREFIX: prefix.prefix,
+    SMS_SIMULATOR_URL: sms.url,
+  };
+  world = { db, prefix, sms, env };
+  await db.pool.query("update outbox.job_types set operator_delay = '300 ms'");
+});
+
+afterEach(async () => {
+  await Promise.all(services.splice(0).map((service) => service.kill('SIGKILL')));
+  await world.sms.close();
+  await world.db.drop();
+  await world.prefix.removeKeys();
+});
+
+async function start(name: 'bridge' | 'worker', env: Record<string, string> = {}): Promise<RunningService> {
+  const service = await startService(name, { ...world.env, DATABASE_ROLE: `outbox_${name}`, ...env });
+  services.push(service);
+  return service;
+}
+
+/** An organizer and a crew of `size`; member n has the phone number +1555555010n. */
+async function prepareCrew(size: number): Promise<void> {
+  const { pool } = world.db;
+  await pool.query('insert into auth.users (id) values ($1)', [ORGANIZER]);
+  await pool.query("insert into profiles (id, full_name) values ($1, 'Maya')", [ORGANIZER]);
+  await pool.query("insert into crews (id, owner_id, name) values ($1, $2, 'Climbing')", [CREW, ORGANIZER]);
+  await pool.query(
+    `with members as (
+       insert into contacts (owner_id, name, phone)
+       select $1, 'Member ' || n, '+1555555010' || n from generate_series(1, $2::int) n
+       returning id
+     )
+     insert into crew_members (crew_id, contact_id) select $3, id from members`,
+    [ORGANIZER, size, CREW],
+  );
+}
+
+async function insertAutoSync(): Promise<string> {
+  const { rows } = await world.db.pool.query<{ id: string }>(
+    "insert into auto_syncs (organizer_id, crew_id, event_name) values ($1, $2, 'Friday') returning id",
+    [ORGANIZER, CREW],
+  );
+  return rows[0]?.id ?? '';
+}
+
+interface JobQueueRow {
+  job_type: string;
+  status: string;
+  error_message: string | null;
+}
+
+async function jobQueue(): Promise<JobQueueRow[]> {
+  const { rows } = await world.db.pool.query<JobQueueRow>(
+    'select job_type, status, error_message from reminders.job_queue order by created_at',
+  );
+  return rows;
+}
+
+async function untilPaused(timeoutMs: number): Promise<void> {
+  await waitFor(
+    async () => {
+      expect(await jobQueue()).toEqual([
+        { job_type: 'reminder_24h', status: 'processed', error_message: null },
+        { job_type: 'pause_check_48h', status: 'processed', error_message: null },
+      ]);
+    },
+    { timeoutMs },
+  );
+  const { rows } = await world.db.pool.query('select status::text, paused_at is not null as dated from auto_syncs');
+  expect(rows).toEqual([{ status: 'paused', dated: true }]);
+}
+
+const numbersTexted = () =>
+  world.sms
+    .messages()
+    .map(({ to }) => to)
+    .sort();
+
+it('an inserted auto sync texts exactly those who have not answered, once, and is paused; its own write cancels nothing', async () => {
+  await prepareCrew(4);
+  await Promise.all([start('bridge'), start('worker')]);
+  const autoSyncId = await insertAutoSync();
+  await world.db.pool.query(
+    "insert into auto_sync_responses (auto_sync_id, contact_id) select $1, id from contacts where phone like '%4'",
+    [autoSyncId],
+  );
+
+  await untilPaused(15_000);
+  expect(numbersTexted()).toEqual(['+15555550101', '+15555550102', '+15555550103']);
+  const { rows } = await world.db.pool.query(
+    `select count(*)::int as messages, count(distinct provider_sid)::int as texts, bool_and(message_type = 'reminder') as kind
+     from auto_sync_messages`,
+  );
+  expect(rows).toEqual([{ messages: 3, texts: 3, kind: true }]);
+});
+
+it('a rolled-back insert leaves no job and texts nobody; the next committed one does', async () => {
+  await prepareCrew(1);
+  await Promise.all([start('bridge'), start('worker')]);
+  const client = await world.db.pool.connect();
+  await client.query('begin');
+  await client.query("insert into auto_syncs (organizer_id, crew_id, event_name) values ($1, $2, 'Never')", [
+    ORGANIZER,
+    CREW,
+  ]);
+  await client.query('rollback');
+  client.release();
+  await insertAutoSync();
+
+  await untilPaused(15_000);
+  expect(numbersTexted()).toEqual(['+15555550101']);
+});
+
+it("a killed worker's job is run by another within 40 s, and nobody is texted twice", async () => {
+  await prepareCrew(4);
+  const [, first] = await Promise.all([start('bridge'), start('worker')]);
+  // The third text is taken, its answer never comes: the worker is killed in the middle of a call that was carried out.
+  for (const phone of ['+15555550101', '+15555550102', '+15555550103', '+15555550104']) {
+    world.sms.fault({ kind: 'delay', delayMs: 300, to: phone });
+  }
+  await insertAutoSync();
+  await waitFor(() => expect(world.sms.messages()).toHaveLength(3), { timeoutMs: 10_000, intervalMs: 1 });
+  await first.kill('SIGKILL');
+  const killedAt = Date.now();
+  await start('worker');
+
+  await waitFor(
+    async () => {
+      const { rows } = await world.db.pool.query(
+        "select from outbox.jobs where name = 'reminder_24h' and interruptions = 1",
+      );
+      expect(rows).toHaveLength(1);
+    },
+    { timeoutMs: RESCUE_WITHIN_MS },
+  );
+  expect(Date.now() - killedAt).toBeLessThan(RESCUE_WITHIN_MS);
+  await untilPaused(RESCUE_WITHIN_MS);
+  expect(numbersTexted()).toEqual(['+15555550101', '+15555550102', '+15555550103', '+15555550104']);
+}, 100_000);
+
+it('a worker that is asked to stop finishes its job; another takes what is left', async () => {
+  await prepareCrew(2);
+  const [, first] = await Promise.all([start('bridge'), start('worker')]);
+  world.sms.fault({ kind: 'delay', delayMs: 500, to: '+15555550101' });
+  await insertAutoSync();
+  await waitFor(() => expect(world.sms.messages()).toHaveLength(1), { timeoutMs: 10_000 });
+
+  expect(await first.kill('SIGTERM')).toEqual({ code: 0, signal: null });
+  expect(await jobQueue()).toContainEqual({ job_type: 'reminder_24h', status: 'processed', error_message: null });
+  await start('worker');
+  await untilPaused(15_000);
+  expect(numbersTexted()).toEqual(['+15555550101', '+15555550102']);
+});
+
+it('on the PostgreSQL queue backend the same story ends the same way', async () => {
+  const { migrate } = await import('@outbox/postgres');
+  await migrate({
+    databaseUrl: world.db.url,
+    instance: 'test',
+    backend: 'postgres',
+    timings: 'production',
+    host: true,
+  });
+  world.env = { ...world.env, QUEUE_BACKEND: 'postgres', REDIS_URL: '' };
+  await prepareCrew(2);
+  await Promise.all([start('bridge'), start('worker')]);
+  await insertAutoSync();
+
+  await untilPaused(20_000);
+  expect(numbersTexted()).toEqual(['+15555550101', '+15555550102']);
+}, 40_000);
