@@ -25,7 +25,5 @@ export const handlers: { [Name in JobName]: JobHandler<DefinitionOf<Name>, Handl
 
 /** The handler of a job by a name that came from a row; its payload is parsed by who calls it. */
 export function findHandler(name: string): JobHandler<JobDefinition, HandlerDependencies> | undefined {
-  return Object.hasOwn(handlers, name)
-    ? (handlers[name as JobName])
-    : undefined;
+  return Object.hasOwn(handlers, name) ? handlers[name as JobName] : undefined;
 }
