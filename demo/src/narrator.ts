@@ -119,12 +119,12 @@ export class Narrator {
 export function describeChange(before: Scene | undefined, now: Scene): string[] {
   const title = `“${now.eventName}”`;
   const lines = before ? [] : [`${title}: auto sync inserted`];
+  for (const name of now.answered.slice(before?.answered.length ?? 0)) lines.push(`${title}: ${name} answered`);
+  if (now.texted.length > (before?.texted.length ?? 0)) lines.push(`${title}: texted ${now.texted.join(', ')}`);
   for (const job of now.jobs) {
     const earlier = before?.jobs.find(({ id }) => id === job.id);
     lines.push(...describeJob(title, earlier, job));
   }
-  for (const name of now.answered.slice(before?.answered.length ?? 0)) lines.push(`${title}: ${name} answered`);
-  if (now.texted.length > (before?.texted.length ?? 0)) lines.push(`${title}: texted ${now.texted.join(', ')}`);
   if (before && before.status !== now.status) lines.push(`${title}: auto sync is ${now.status}`);
   return lines;
 }

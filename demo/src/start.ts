@@ -18,6 +18,9 @@ const REPOSITORY = join(import.meta.dirname, '../..');
 const HOME = process.env.OUTBOX_HOME || join(REPOSITORY, '.outbox');
 const INSTANCE = 'demo';
 
+/** The psql command stays the same from start to start, unless the port is taken. */
+const POSTGRES_PORT = 54329;
+
 const STORY_TIMEOUT_MS = 2 * MINUTE;
 
 interface Servers {
@@ -124,7 +127,7 @@ async function startServers(screen: Screen, cleanups: Cleanup[]): Promise<Server
   const databaseUrl =
     process.env.DATABASE_URL ||
     (await screen.step('Starting a private PostgreSQL', async () => {
-      const postgres = await startLocalPostgres({ dataDir: join(HOME, 'postgres'), log });
+      const postgres = await startLocalPostgres({ dataDir: join(HOME, 'postgres'), port: POSTGRES_PORT, log });
       cleanups.push(() => postgres.stop());
       await noteLocalPostgresUrl(postgres.url);
       return postgres.url;

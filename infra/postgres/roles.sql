@@ -13,7 +13,9 @@ begin
     exception when duplicate_object or unique_violation then
       null; -- another database of this cluster is being migrated at the same moment
     end;
-    if not pg_has_role(current_user, role_name, 'member') then
+    -- Since version 16 being a member is not enough to take a role; 15 does not know the difference.
+    if not pg_has_role(current_user, role_name, case when current_setting('server_version_num')::int >= 160000 then 'set' else 'member' end)
+    then
       execute format('grant %I to current_user', role_name);
     end if;
   end loop;

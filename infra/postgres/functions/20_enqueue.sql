@@ -6,7 +6,8 @@
 -- A duplicate is not simply ignored. A worker might claim the waiting row, read the world as it was, and only then would
 -- our change commit: the change would never be acted on. So the row is locked until our transaction ends (no worker can
 -- claim it before), and if it turns out to be claimed already, it no longer holds the key and we insert after all.
--- The caller's idempotency key is stronger: the same key gives the same row, whatever became of it.
+-- The caller's idempotency key is stronger: the same key gives the same row, whatever became of it, also when that row
+-- was somebody else's to begin with.
 create or replace function outbox.enqueue(
   name text,
   key text default null,
@@ -35,6 +36,18 @@ begin
   due := coalesce(enqueue.scheduled_at, now() + coalesce(kind.operator_delay, kind.delay));
 
   loop
+    if enqueue.idempotency_key is not null then
+      select k.job_id into enqueue.id
+      from outbox.idempotency_keys k
+      where k.name = enqueue.name
+        and k.owner_id is not distinct from enqueue.owner_id
+        and k.idempotency_key = enqueue.idempotency_key;
+      if found then
+        is_new := false;
+        return;
+      end if;
+    end if;
+
     with new_job as (
       insert into outbox.jobs (
         name, queue, key, holds_key, serial_key, owner_id, payload, scheduled_at, due_at, priority, max_attempts,
@@ -71,7 +84,14 @@ begin
     from outbox.jobs j
     where j.name = enqueue.name and j.key = enqueue.key and j.holds_key
     for no key update;
-    if found then return; end if;
+    if found then
+      if enqueue.idempotency_key is not null then
+        insert into outbox.idempotency_keys (name, owner_id, idempotency_key, job_id)
+        values (enqueue.name, enqueue.owner_id, enqueue.idempotency_key, enqueue.id)
+        on conflict do nothing;
+      end if;
+      return;
+    end if;
     -- The holder let go of the key between the two statements: the key is free, insert again.
   end loop;
 end $$;

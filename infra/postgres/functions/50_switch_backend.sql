@@ -8,10 +8,16 @@ declare
   returned bigint;
 begin
   update outbox.meta m set backend = switch_backend.backend;
+  insert into outbox.attempts (job_id, run, attempt, worker, started_at, outcome)
+  select j.id, j.run, j.attempt, j.locked_by, j.started_at, 'interrupted'
+  from outbox.jobs j
+  where j.state = 'active'
+  on conflict do nothing;
   with returned_rows as (
     update outbox.jobs j
     set state = 'pending', generation = j.generation + 1, locked_by = null, locked_until = null, published_at = null,
-        published_epoch = null, interruptions = j.interruptions + (j.state = 'active')::int
+        published_epoch = null, attempt = j.attempt - (j.state = 'active')::int,
+        interruptions = j.interruptions + (j.state = 'active')::int
     where j.state in ('published', 'active')
     returning j.id, j.generation, j.priority, j.scheduled_at
   )

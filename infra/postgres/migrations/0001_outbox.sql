@@ -61,7 +61,8 @@ create table outbox.jobs (
     constraint state_is_known
     check (state in ('pending', 'published', 'active', 'completed', 'skipped', 'failed', 'cancelled')),
   attempt int not null default 0,
-  max_attempts int not null constraint max_attempts_is_positive check (max_attempts > 0),
+  -- BullMQ gets 1,000 attempts for each: it must never give up before the row does.
+  max_attempts int not null constraint max_attempts_is_bounded check (max_attempts between 1 and 900),
   interruptions int not null default 0,
   rerun boolean not null default false,
   publish_failures int not null default 0,
@@ -95,6 +96,17 @@ create unique index jobs_one_holder_of_a_key on outbox.jobs (name, key) where ho
 create unique index jobs_one_per_idempotency_key on outbox.jobs (name, owner_id, idempotency_key) nulls not distinct
   where idempotency_key is not null;
 create index jobs_by_key on outbox.jobs (key, name);
+
+-- Idempotency keys of requests that were answered with a row that somebody else's request had made.
+create table outbox.idempotency_keys (
+  name text not null,
+  owner_id uuid,
+  idempotency_key text not null,
+  job_id bigint not null,
+  created_at timestamptz not null default now(),
+  constraint one_answer_per_idempotency_key unique nulls not distinct (name, owner_id, idempotency_key)
+);
+create index idempotency_keys_by_job on outbox.idempotency_keys (job_id);
 
 -- What the bridge has to publish, narrow. Written in the business transaction; afterwards only the bridge touches it, so
 -- no business write ever waits for a publish in flight. far = beyond the publish window: it waits in Postgres.
@@ -139,7 +151,8 @@ create table outbox.attempts (
 -- The effect ledger: calls that must not happen twice, by the business fact. It outlives the jobs (no foreign key).
 create table outbox.effects (
   id bigint generated always as identity primary key,
-  key text not null constraint effects_happen_once unique,
+  -- In the order of its bytes, so that all effects of one business object are found by their common beginning.
+  key text collate "C" not null constraint effects_happen_once unique,
   job_id bigint not null,
   run bigint not null,
   provider text not null,

@@ -76,6 +76,9 @@ const CREATE_LEDGER = /* sql */ `
   );
   alter table outbox.applied_files owner to ${OWNER}`;
 
+/** A trigger on a busy table waits for its writers, and new writers wait behind it: rather fail, and be run again. */
+const LOCK_TIMEOUT = '5s';
+
 type Applied = Map<string, string>;
 
 async function readLedger(client: pg.Client): Promise<Applied> {
@@ -116,7 +119,8 @@ class Ledger {
 
   /** Files of functions, triggers and views: all of the group again when one of them changed, in one transaction. */
   async reapplyChanged(group: string, files: SqlFile[], role?: string): Promise<void> {
-    const hash = sha256(files.map((file) => file.hash).join());
+    // A new migration may bring tables that the functions' file of grants has to reach.
+    const hash = sha256([...files, ...(await sqlFiles('migrations'))].map((file) => file.hash).join());
     if (this.#applied.get(group) !== hash) await this.#apply(files, role, { name: group, hash });
   }
 
@@ -124,6 +128,7 @@ class Ledger {
     let current = '';
     try {
       await this.#client.query('begin');
+      await this.#client.query(`set local lock_timeout = '${LOCK_TIMEOUT}'`);
       for (const file of files) {
         current = file.name;
         if (role) await this.#client.query(`set local role ${role}`);

@@ -1,8 +1,6 @@
-import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import express, { type Router } from 'express';
-import { UnavailableError } from './errors.ts';
+import { listen } from './listen.ts';
 import { codeOf } from './postgres.ts';
 
 /** Name → undefined when fine, else what is wrong in a few words. */
@@ -35,21 +33,5 @@ async function runCheck(check: Checks[string] | undefined): Promise<string | und
 
 export async function startHealthServer(port: number, checks: Checks): Promise<Server> {
   const app = express().disable('x-powered-by').use(healthRoutes(checks));
-  return listen(createServer(app), port, 'HEALTH_PORT');
-}
-
-/** Listens, or throws `UnavailableError` naming the port and its setting. */
-export async function listen(server: Server, port: number, setting: string): Promise<Server> {
-  server.listen(port);
-  try {
-    await once(server, 'listening');
-  } catch (error) {
-    const reason = codeOf(error) === 'EADDRINUSE' ? 'is already in use' : `cannot be opened (${codeOf(error)})`;
-    throw new UnavailableError(`Port ${port} ${reason}. Free it, or set ${setting} to another.`, { cause: error });
-  }
-  return server;
-}
-
-export function portOf(server: Server): number {
-  return (server.address() as AddressInfo).port;
+  return listen(createServer(app), { port, setting: 'HEALTH_PORT' });
 }

@@ -7,6 +7,7 @@ export * from './errors.ts';
 export * from './health-server.ts';
 export * from './installation.ts';
 export * from './job-handler.ts';
+export * from './listen.ts';
 export * from './logger.ts';
 export * from './micro-batch.ts';
 export * from './outcome.ts';

@@ -30,17 +30,25 @@ export interface PoolOptions {
   role?: string | undefined;
   /** A statement that waits longer than this for somebody's lock fails with SQLSTATE 55P03. Default: it waits. */
   lockTimeoutMs?: number;
+  /**
+   * A statement without an answer for this long has failed, and its connection is thrown away. Without it a half-open
+   * connection would hang for as long as the kernel keeps trying: 15 minutes. Default 30 s.
+   */
+  queryTimeoutMs?: number;
   onError: (error: Error) => void;
 }
 
 /** A broken connection is noticed within this time, not after the kernel's two hours. */
 const KEEPALIVE_MS = 10 * SECOND;
 
+const QUERY_TIMEOUT_MS = 30 * SECOND;
+
 /** A session of ours that hangs inside a transaction loses its locks after this time. */
 const IDLE_IN_TRANSACTION_MS = 30 * SECOND;
 
 /** A pool whose sessions cannot hold locks for ever and notice a dead peer. Nothing connects before the first query. */
-export function createPool({ url, applicationName, max, role, lockTimeoutMs, onError }: PoolOptions): Pool {
+export function createPool(options: PoolOptions): Pool {
+  const { url, applicationName, max, role, lockTimeoutMs, queryTimeoutMs = QUERY_TIMEOUT_MS, onError } = options;
   const pool = new pg.Pool({
     connectionString: url,
     application_name: applicationName,
@@ -48,11 +56,14 @@ export function createPool({ url, applicationName, max, role, lockTimeoutMs, onE
     keepAlive: true,
     keepAliveInitialDelayMillis: KEEPALIVE_MS,
     connectionTimeoutMillis: 5 * SECOND,
+    query_timeout: queryTimeoutMs,
     idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
     ...(lockTimeoutMs === undefined ? {} : { lock_timeout: lockTimeoutMs }),
     ...(role === undefined ? {} : { options: `-c role=${role}` }),
   });
   pool.on('error', onError);
+  // The pool listens to idle clients only: a connection that breaks while it is checked out would end the process.
+  pool.on('connect', (client) => client.on('error', onError));
   return pool;
 }
 
@@ -104,12 +115,19 @@ export function codeOf(error: unknown): string {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '';
 }
 
-const CONNECTION_ERRORS = /^(ECONN|ENOTFOUND|EAI_AGAIN|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|08|57P0|53300)/;
+/**
+ * Node's network errors, and of SQLSTATE: 08 connection, 25006 a primary that became a standby, 53 out of resources (disk,
+ * memory, connections), 57 an operator (restart, cancel), 58 the system under the server.
+ */
+const AWAY_CODES = /^(ECONN|ENOTFOUND|EAI_AGAIN|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|08|25006|53|57|58)/;
+
+/** What `pg` says without a code. */
+const AWAY_MESSAGES =
+  /Connection terminated|timeout exceeded when trying to connect|Query read timeout|not queryable|Client was closed/;
 
 /** True when the statement may be tried again later because the server or the way to it was the trouble. */
 export function isConnectionError(error: unknown): boolean {
-  if (CONNECTION_ERRORS.test(codeOf(error))) return true;
-  return error instanceof Error && /Connection terminated|timeout exceeded when trying to connect/.test(error.message);
+  return AWAY_CODES.test(codeOf(error)) || (error instanceof Error && AWAY_MESSAGES.test(error.message));
 }
 
 /** True when repeating the transaction may well succeed: a lock was held, or two transactions met. */

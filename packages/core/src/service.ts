@@ -25,8 +25,9 @@ export async function runService<Settings>(options: ServiceOptions<Settings>): P
   try {
     const settings = options.loadSettings();
     const log = createLogger({ service: options.name, level: options.logLevel(settings) });
-    const phases = await options.start(settings, log);
+    const phases: ShutdownPhase[] = [];
     stopOnSignal(phases, log);
+    phases.push(...(await options.start(settings, log)));
     log.info('service started');
   } catch (error) {
     if (error instanceof ConfigError || error instanceof UnavailableError) {
@@ -38,6 +39,7 @@ export async function runService<Settings>(options: ServiceOptions<Settings>): P
   }
 }
 
+/** Listens from the beginning: as the first process of a container, nobody else would end us while we still start. */
 function stopOnSignal(phases: ShutdownPhase[], log: Logger): void {
   let stopping = false;
   const stop = async (signal: NodeJS.Signals) => {
@@ -60,7 +62,7 @@ export async function runPhases(phases: ShutdownPhase[], log: Logger): Promise<v
     const overrun = new Promise<never>((_resolve, reject) => {
       timer = setTimeout(() => reject(new Error(`${name} took longer than ${deadlineMs} ms`)), deadlineMs);
     });
-    await Promise.race([Promise.resolve(stop()), overrun]).catch((err: unknown) =>
+    await Promise.race([Promise.resolve().then(stop), overrun]).catch((err: unknown) =>
       log.error({ err, phase: name }, 'shutdown phase failed'),
     );
     clearTimeout(timer);

@@ -1,6 +1,7 @@
 import {
   assertInstallation,
   assertPostgresReachable,
+  closeServer,
   connectQueueBackend,
   createPool,
   loadConfig,
@@ -58,7 +59,7 @@ await runService({
 
     return [
       { name: 'publishing', deadlineMs: 10 * SECOND, stop: () => loop.stop() },
-      { name: 'health server', deadlineMs: 1 * SECOND, stop: () => void health.close() },
+      { name: 'health server', deadlineMs: 1 * SECOND, stop: () => closeServer(health, 0) },
       {
         name: 'queues',
         deadlineMs: 5 * SECOND,

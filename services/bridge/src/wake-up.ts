@@ -1,9 +1,11 @@
-import { once } from 'node:events';
-import type { Logger } from '@outbox/core';
+import { codeOf, SECOND, SQLSTATE, type Logger } from '@outbox/core';
 import pg from 'pg';
 
 /** How long to queue for the awake lock: business transactions hold it shared, for a moment. */
 const LOCK_TIMEOUT_MS = 50;
+
+/** A connection that does not answer within this time is given up: publishing must not hang on it. */
+const QUERY_TIMEOUT_MS = 2 * SECOND;
 
 /**
  * Lets writers know whether the bridge sleeps. NOTIFY takes a lock on the whole cluster at commit, so writers should send
@@ -72,8 +74,17 @@ export class WakeUp {
       this.#client ??= await this.#connect();
       await work(this.#client);
     } catch (err) {
-      this.#log.debug({ err }, 'awake lock not taken or released');
+      if (codeOf(err) === SQLSTATE.lockNotAvailable) return; // writers are at it: they notify, that is all
+      this.#log.warn({ err }, 'lost the connection that listens');
+      this.#discard();
     }
+  }
+
+  /** The next `acquire` connects anew. A dead connection is not waited for. */
+  #discard(): void {
+    const client = this.#client;
+    this.#client = undefined;
+    client?.end().catch(() => undefined);
   }
 
   async #connect(): Promise<pg.Client> {
@@ -81,11 +92,13 @@ export class WakeUp {
       connectionString: this.#url,
       application_name: 'outbox bridge listen',
       keepAlive: true,
+      connectionTimeoutMillis: QUERY_TIMEOUT_MS,
+      query_timeout: QUERY_TIMEOUT_MS,
       ...(this.#role === undefined ? {} : { options: `-c role=${this.#role}` }),
     });
     client.on('notification', () => this.wake());
     client.on('error', (err) => this.#log.warn({ err }, 'lost the connection that listens'));
-    void once(client, 'end').then(() => {
+    client.on('end', () => {
       if (this.#client === client) this.#client = undefined;
     });
     await client.connect();

@@ -76,6 +76,8 @@ const CLAIM = /* sql */ `
     set state = 'active', run = nextval('outbox.run'), attempt = c.attempt + (not c.interrupted)::int,
         interruptions = c.interruptions + c.interrupted::int, locked_by = $3,
         locked_until = clock_timestamp() + $4 * interval '1 ms', started_at = clock_timestamp(),
+        published_at = coalesce(j.published_at, clock_timestamp()),
+        published_epoch = coalesce(j.published_epoch, (select q.epoch from outbox.queues q where q.name = j.queue)),
         holds_key = j.holds_key and (select t.unique_mode = 'open' from outbox.job_types t where t.name = j.name)
     from claimable c
     where j.id = c.id and not (c.interrupted and c.interruptions >= $5)
@@ -142,8 +144,9 @@ export function createClaim({
   return microBatch({
     maxSize: maxBatch,
     runBatch: async (deliveries: Delivery[]) => {
-      const ids = deliveries.map(({ id }) => id);
-      const generations = deliveries.map(({ generation }) => generation);
+      const asked = deliveries.filter((delivery, index) => indexOf(deliveries, delivery) === index);
+      const ids = asked.map(({ id }) => id);
+      const generations = asked.map(({ generation }) => generation);
       const { rows } = await pool.query<ClaimRow & Record<string, unknown>>(CLAIM, [
         ids,
         generations,
@@ -151,9 +154,18 @@ export function createClaim({
         leaseMs,
         MAX_INTERRUPTIONS,
       ]);
-      return deliveries.map((delivery) => verdictOf(delivery, rows));
+      // A job delivered twice to this very batch (BullMQ took the first for stalled) has one run: the first has it.
+      return deliveries.map((delivery, index) =>
+        indexOf(deliveries, delivery) === index
+          ? verdictOf(delivery, rows)
+          : { kind: 'later', atMs: (rows[0]?.nowMs ?? 0) + leaseMs, reason: 'leased' },
+      );
     },
   });
+}
+
+function indexOf(deliveries: Delivery[], { id, generation }: Delivery): number {
+  return deliveries.findIndex((other) => other.id === id && other.generation === generation);
 }
 
 function verdictOf(delivery: Delivery, rows: ClaimRow[]): Verdict {

@@ -100,6 +100,8 @@ interface EffectRow {
 }
 
 export class EffectLedger {
+  /** True once a call of this run, or of one before, was found that may have been carried out or not. */
+  undecided = false;
   readonly #db: Queryable;
   readonly #job: ClaimedJob;
   readonly #signal: AbortSignal;
@@ -113,11 +115,14 @@ export class EffectLedger {
   /** See `JobContext.effect`. */
   async run(request: EffectRequest): Promise<EffectOutcome> {
     this.#signal.throwIfAborted();
-    if (await this.#start(request)) return this.#call(request);
+    const earlier = await this.#read(request.key);
+    if (earlier && earlier.state !== 'started') return toOutcome(earlier);
+    if (earlier) return this.#decide(request, earlier);
 
-    const row = await this.#read(request.key);
-    if (!row) throw new EffectUndecidedError(`Effect ${request.key} is being decided elsewhere.`, ASK_AGAIN_MS);
-    return row.state === 'started' ? this.#decide(request, row) : toOutcome(row);
+    this.#assertAttemptsLeft(request.key);
+    const deadline = performance.now() + request.timeoutMs;
+    if (await this.#start(request)) return this.#call(request, deadline);
+    throw new EffectUndecidedError(`Effect ${request.key} is being decided elsewhere.`, ASK_AGAIN_MS);
   }
 
   async #start({ key, provider, request, timeoutMs }: EffectRequest): Promise<boolean> {
@@ -138,21 +143,39 @@ export class EffectLedger {
     return answer.started;
   }
 
-  async #call(request: EffectRequest): Promise<EffectOutcome> {
+  /**
+   * `deadline` (performance.now) counts from before the ledger was written, because others count from when it was: if
+   * Postgres was slow to answer, another run may have looked already, and nothing may be sent any more.
+   */
+  async #call(request: EffectRequest, deadline: number): Promise<EffectOutcome> {
+    const remainingMs = Math.floor(deadline - performance.now());
+    if (this.#signal.aborted || remainingMs <= 0) {
+      await this.#db.query(FORGET, [request.key, this.#job.run]);
+      this.#signal.throwIfAborted();
+      throw new EffectUndecidedError(`The ledger was too slow; ${request.key} was not sent.`, 1 * SECOND);
+    }
     try {
-      const reference = await request.call(AbortSignal.any([this.#signal, AbortSignal.timeout(request.timeoutMs)]));
+      const reference = await request.call(AbortSignal.any([this.#signal, AbortSignal.timeout(remainingMs)]));
       return await this.#settle(request.key, { state: 'confirmed', reference });
     } catch (error) {
       if (error instanceof EffectRejectedError) {
         return this.#settle(request.key, { state: 'rejected', reason: error.code });
       }
       if (wasCertainlyNotCarriedOut(error)) await this.#db.query(FORGET, [request.key, this.#job.run]);
+      else this.undecided = true;
       throw error;
     }
   }
 
   /** A call was started and never settled: only the provider knows. */
   async #decide(request: EffectRequest, row: EffectRow): Promise<EffectOutcome> {
+    this.undecided = true;
+    const outcome = await this.#decided(request, row);
+    this.undecided = false;
+    return outcome;
+  }
+
+  async #decided(request: EffectRequest, row: EffectRow): Promise<EffectOutcome> {
     const found = await this.#lookUp(request, row);
     if (found.answered && found.reference !== undefined) {
       return this.#settle(request.key, { state: 'confirmed', reference: found.reference });
@@ -167,8 +190,21 @@ export class EffectLedger {
     }
     const waitMs = row.deadlineInMs + SETTLE_MS;
     if (waitMs > 0) throw new EffectUndecidedError(`A call for ${request.key} may still be under way.`, waitMs);
+    if (this.#job.attempt > this.#job.maxAttempts) {
+      await this.#db.query(FORGET, [request.key, row.run]);
+      this.undecided = false;
+    }
+    this.#assertAttemptsLeft(request.key);
+    const deadline = performance.now() + request.timeoutMs;
     await this.#startAgain(request, row);
-    return this.#call(request);
+    return this.#call(request, deadline);
+  }
+
+  /** A row whose attempts are spent gets one more run while a call of its is undecided: to decide it, not to make more. */
+  #assertAttemptsLeft(key: string): void {
+    const { attempt, maxAttempts } = this.#job;
+    if (attempt <= maxAttempts) return;
+    throw new PermanentError(`The attempts are spent; ${key} is not sent any more.`, { code: 'attempts_spent' });
   }
 
   async #lookUp(

@@ -5,6 +5,7 @@ import {
   LeaseLostError,
   PermanentError,
   RateLimitedError,
+  SECOND,
   type Outcome,
 } from '@outbox/core';
 import type { ClaimedJob } from './claim.ts';
@@ -27,7 +28,7 @@ export type Ending =
 /** The process is asked to stop and its patience is over: running jobs go back. */
 export class HandedBackError extends Error {}
 
-export function endingOf(outcome: Outcome): Ending {
+export function endingOf(outcome: Outcome): Extract<Ending, { kind: 'completed' | 'skipped' }> {
   switch (outcome.kind) {
     case 'done':
       return { kind: 'completed', result: outcome.result };
@@ -35,6 +36,27 @@ export function endingOf(outcome: Outcome): Ending {
       return { kind: 'skipped', reason: outcome.reason, result: outcome.result };
     default:
       return assertNever(outcome);
+  }
+}
+
+/** How an earlier call ended this very run, from what it noted in outbox.attempts. */
+export function endingOfRecord(outcome: string, reason: string | null): Ending {
+  const why = reason ?? '';
+  switch (outcome) {
+    case 'completed':
+      return { kind: 'completed', result: undefined };
+    case 'skipped':
+      return { kind: 'skipped', reason: why, result: undefined };
+    case 'failed':
+      return { kind: 'failed', reason: why, error: new Error(why) };
+    case 'cancelled':
+      return { kind: 'cancelled', reason: why };
+    case 'retried':
+    case 'parked':
+    case 'handed_back':
+      return { kind: 'handed_back' };
+    default:
+      return { kind: 'lost' };
   }
 }
 
@@ -50,6 +72,18 @@ export function endingOfError(error: unknown, job: ClaimedJob, random: () => num
   if (job.attempt >= job.maxAttempts) return { kind: 'failed', reason: 'attempts_spent', error };
   return { kind: 'retried', delayMs: backoffMs(job, random()), error };
 }
+
+/**
+ * A row must not end while a call of its may still turn out to have been carried out: it comes back once more than it has
+ * attempts, when the provider can tell.
+ */
+export function unlessUndecided(ending: Ending, undecided: boolean): Ending {
+  if (ending.kind !== 'failed' || !undecided) return ending;
+  return { kind: 'retried', delayMs: DECIDE_AFTER_MS, error: ending.error };
+}
+
+/** Longer than a call and the time a late request takes to arrive (effects.ts). */
+const DECIDE_AFTER_MS = 30 * SECOND;
 
 /** Wait after attempt n: `backoffMs * 2^(n - 1)` (or always `backoffMs`), plus up to `backoffJitter` of it, never less. */
 export function backoffMs(

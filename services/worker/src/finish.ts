@@ -48,15 +48,23 @@ const FINISH = /* sql */ `
     join ended e on e.id = h.id
   )
   select
-    e.id,
-    f.id is not null
-      or exists (select from outbox.attempts a where a.job_id = e.id and a.run = e.run and a.outcome = e.outcome)
-      as finished,
-    coalesce(j.run = e.run and j.state = 'active', false) as held,
-    extract(epoch from coalesce(f.scheduled_at, j.scheduled_at))::float8 * 1000 as "scheduledMs"
+    e.id, e.run, f.id is not null as finished, coalesce(j.run = e.run and j.state = 'active', false) as held,
+    extract(epoch from coalesce(f.scheduled_at, j.scheduled_at))::float8 * 1000 as "scheduledMs",
+    a.outcome as "earlierOutcome", a.reason as "earlierReason"
   from ended e
   left join finished f on f.id = e.id
-  left join outbox.jobs j on j.id = e.id`;
+  left join outbox.jobs j on j.id = e.id
+  left join outbox.attempts a on a.job_id = e.id and a.run = e.run and a.outcome <> 'interrupted'`;
+
+interface FinishRow {
+  id: string;
+  run: string;
+  finished: boolean;
+  held: boolean;
+  scheduledMs: number;
+  earlierOutcome: string | null;
+  earlierReason: string | null;
+}
 
 export interface FinishRequest {
   job: ClaimedJob;
@@ -64,23 +72,31 @@ export interface FinishRequest {
 }
 
 /**
- * - `finished`: written by this call, or by an earlier one whose answer got lost. `scheduledMs` (epoch, database clock)
- *   says when a retried or parked row is due.
+ * - `finished`: written by this call. `scheduledMs` (epoch, database clock) says when a retried or parked row is due.
+ * - `earlier`: this run was ended before, by a call whose answer got lost; `outcome` and `reason` say how.
  * - `busy`: another transaction has the row locked; ask again.
  * - `lost`: another run holds the row.
  */
-export type FinishResult = { kind: 'finished'; scheduledMs: number } | { kind: 'busy' } | { kind: 'lost' };
+export type FinishResult =
+  | { kind: 'finished'; scheduledMs: number }
+  | { kind: 'earlier'; scheduledMs: number; outcome: string; reason: string | null }
+  | { kind: 'busy' }
+  | { kind: 'lost' };
 
 /** Ends several runs in one statement, on `db`'s transaction if it is one. Safe to repeat. */
 export async function finishAll(db: Queryable, requests: FinishRequest[]): Promise<FinishResult[]> {
   const columns = requests.map(toColumns);
-  const { rows } = await db.query<{ id: string; finished: boolean; held: boolean; scheduledMs: number }>(
+  const { rows } = await db.query<FinishRow & Record<string, unknown>>(
     FINISH,
     COLUMNS.map((name) => columns.map((column) => column[name])),
   );
   return requests.map(({ job }): FinishResult => {
-    const row = rows.find(({ id }) => id === job.id);
+    const row = rows.find(({ id, run }) => id === job.id && run === job.run);
     if (row?.finished) return { kind: 'finished', scheduledMs: row.scheduledMs };
+    if (row?.earlierOutcome) {
+      const { scheduledMs, earlierOutcome: outcome, earlierReason: reason } = row;
+      return { kind: 'earlier', scheduledMs, outcome, reason };
+    }
     return row?.held ? { kind: 'busy' } : { kind: 'lost' };
   });
 }
@@ -115,10 +131,26 @@ const LONGEST_ERROR = 1_000;
 
 export function describeError(error: unknown): string {
   const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
-  return text.replaceAll('\0', '').slice(0, LONGEST_ERROR);
+  return clean(text).slice(0, LONGEST_ERROR);
 }
 
-/** Postgres keeps no NUL characters; a result that has one must not keep its row from ending. */
+/** What Postgres keeps as JSON; a result that cannot be kept must not keep its row from ending. */
 function toJson(value: unknown): string | null {
-  return value === undefined ? null : JSON.stringify(value).replaceAll('\\u0000', '');
+  if (value === undefined) return null;
+  try {
+    return JSON.stringify(value, (_key, part: unknown) => cleaned(part));
+  } catch {
+    return JSON.stringify({ unserialisable: true });
+  }
+}
+
+function cleaned(part: unknown): unknown {
+  if (typeof part === 'string') return clean(part);
+  if (part === null || typeof part !== 'object' || Array.isArray(part)) return part;
+  return Object.fromEntries(Object.entries(part).map(([key, value]) => [clean(key), value as unknown]));
+}
+
+/** Postgres takes no NUL character and no half of a surrogate pair. */
+function clean(text: string): string {
+  return text.replaceAll('\0', '').toWellFormed();
 }

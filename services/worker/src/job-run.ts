@@ -19,6 +19,16 @@ import { endingOf, type Ending } from './ending.ts';
 import { finishAll, type FinishResult } from './finish.ts';
 import { untilItWorks } from './until-it-works.ts';
 
+/** This run was ended before, by a transaction whose answer got lost: roll back, it all happened already. */
+class EndedEarlierError extends Error {
+  readonly result: FinishResult;
+
+  constructor(result: FinishResult) {
+    super();
+    this.result = result;
+  }
+}
+
 /** The row was locked by another transaction when this one wanted to end it: roll back and do it all again. */
 class RowBusyError extends Error {}
 
@@ -38,6 +48,7 @@ export class JobRun implements JobContext {
   readonly #pool: Pool;
   readonly #job: ClaimedJob;
   readonly #effects: EffectLedger;
+  #completing = false;
 
   constructor(job: ClaimedJob, options: { pool: Pool; signal: AbortSignal; log: Logger }) {
     this.jobId = job.id;
@@ -53,12 +64,19 @@ export class JobRun implements JobContext {
 
   effect: JobContext['effect'] = (request) => this.#effects.run(request);
 
+  /** True when a call of this row may or may not have been carried out. */
+  get effectsUndecided(): boolean {
+    return this.#effects.undecided;
+  }
+
   /**
    * Domain writes first, the fence last, one transaction: they happen exactly once, or another run does them. Repeated
    * after a held lock or a broken connection; if the connection broke after the commit, the repetition finds the row
-   * ended by this very run and changes nothing.
+   * ended by this very run and is rolled back.
    */
   complete: JobContext['complete'] = async (write) => {
+    if (this.#completing) throw new Error('complete was called twice');
+    this.#completing = true;
     return untilItWorks(() => this.#completeOnce(write), {
       signal: this.signal,
       isWorthRepeating: (error) => error instanceof RowBusyError || isContention(error) || isConnectionError(error),
@@ -66,18 +84,39 @@ export class JobRun implements JobContext {
   };
 
   async #completeOnce(write: (tx: JobTransaction) => Promise<Outcome>): Promise<Outcome> {
-    return withTransaction(this.#pool, async (client) => {
-      await client.query("select set_config('outbox.current_job', $1, true)", [this.#job.id]);
-      const outcome = await write(jobTransaction(client));
-      this.signal.throwIfAborted();
-      const ending = endingOf(outcome);
-      if (ending.kind === 'lost') throw new LeaseLostError(`Job ${this.#job.id} is held by another run.`);
-      const [result] = await finishAll(client, [{ job: this.#job, ending }]);
-      if (result?.kind === 'busy') throw new RowBusyError(`Job ${this.#job.id} is locked by another transaction.`);
-      if (result?.kind !== 'finished') throw new LeaseLostError(`Job ${this.#job.id} is held by another run.`);
-      this.completed = { ending, result };
-      return outcome;
-    });
+    const written: { outcome?: Outcome; ending?: Ending; result?: FinishResult } = {};
+    try {
+      await withTransaction(this.#pool, async (client) => {
+        await client.query("select set_config('outbox.current_job', $1, true)", [this.#job.id]);
+        written.outcome = await write(jobTransaction(client));
+        this.signal.throwIfAborted();
+        written.ending = endingOf(written.outcome);
+        written.result = await this.#end(client, written.ending);
+      });
+    } catch (error) {
+      if (!(error instanceof EndedEarlierError)) throw error;
+      written.result = error.result;
+    }
+    // Only now has it happened: a commit can fail, and its answer can get lost.
+    const { outcome, ending, result } = written;
+    if (!outcome || !ending || !result) throw new Error(`Job ${this.#job.id} was completed without an outcome.`);
+    this.completed = { ending, result };
+    return outcome;
+  }
+
+  async #end(client: PoolClient, ending: Exclude<Ending, { kind: 'lost' }>): Promise<FinishResult> {
+    const [result] = await finishAll(client, [{ job: this.#job, ending }]);
+    switch (result?.kind) {
+      case 'finished':
+        return result;
+      case 'earlier':
+        throw new EndedEarlierError(result);
+      case 'busy':
+        throw new RowBusyError(`Job ${this.#job.id} is locked by another transaction.`);
+      case 'lost':
+      case undefined:
+        throw new LeaseLostError(`Job ${this.#job.id} is held by another run.`);
+    }
   }
 }
 

@@ -1,8 +1,10 @@
 import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { hostname } from 'node:os';
 import {
   assertInstallation,
   assertPostgresReachable,
+  closeServer,
   connectQueueBackend,
   createPool,
   DatabaseClock,
@@ -42,15 +44,23 @@ await runService({
       lockTimeoutMs: LOCK_TIMEOUT_MS,
       onError,
     });
-    const leasePool = createPool({ url, role, applicationName: 'outbox worker leases', max: 1, onError });
+    const leasePool = createPool({
+      url,
+      role,
+      applicationName: 'outbox worker leases',
+      max: 1,
+      queryTimeoutMs: leaseMs / 3,
+      onError,
+    });
     await assertPostgresReachable(pool, url);
     await assertInstallation(pool, settings);
 
-    const clock = new DatabaseClock(pool, (err) => log.warn({ err }, 'clock not measured'));
+    const clock = new DatabaseClock(leasePool, (err) => log.warn({ err }, 'clock not measured'));
     await clock.start();
     const backend = await connectQueueBackend(settings, (err) => log.warn({ err }, 'queue backend error'));
     const leases = new Leases({ pool: leasePool, leaseMs, log });
     const handBack = new AbortController();
+    setMaxListeners(0, handBack.signal); // one per running job
     const workerId = `${hostname()}:${process.pid}:${randomUUID().slice(0, 8)}`;
     const runner: JobRunner<ReturnType<typeof createHandlerDependencies>> = {
       pool,
@@ -94,7 +104,7 @@ await runService({
         },
       },
       { name: 'leases', deadlineMs: 2 * SECOND, stop: () => leases.stop() },
-      { name: 'health server', deadlineMs: 1 * SECOND, stop: () => void health.close() },
+      { name: 'health server', deadlineMs: 1 * SECOND, stop: () => closeServer(health, 0) },
       {
         name: 'connections',
         deadlineMs: 5 * SECOND,

@@ -1,6 +1,7 @@
 import {
   assertNever,
   isConnectionError,
+  isContention,
   JobTimeoutError,
   LeaseLostError,
   PermanentError,
@@ -13,7 +14,7 @@ import {
 } from '@outbox/core';
 import { DelayedError, UnrecoverableError, type Job } from 'bullmq';
 import type { ClaimedJob, Delivery, Verdict } from './claim.ts';
-import { endingOf, endingOfError, type Ending } from './ending.ts';
+import { endingOf, endingOfError, endingOfRecord, unlessUndecided, type Ending } from './ending.ts';
 import { describeError, type FinishRequest, type FinishResult } from './finish.ts';
 import { JobRun } from './job-run.ts';
 import type { Leases } from './leases.ts';
@@ -46,7 +47,8 @@ export class RetryAtError extends Error {
 
 /**
  * Runs one delivered BullMQ job: claim, handle, end the row, answer BullMQ, one log line. The row decides everything;
- * BullMQ is told what the row says. Nothing but a decision of the row completes or fails a BullMQ job.
+ * BullMQ is told what the row says. Nothing but a decision of the row completes or fails a BullMQ job: when none could be
+ * had (Postgres refuses in a way that repeating does not mend), the job is put off and asks again.
  */
 export async function runJob<Dependencies extends object>(
   bullJob: Job,
@@ -55,17 +57,42 @@ export async function runJob<Dependencies extends object>(
 ): Promise<unknown> {
   const delivery = parseJobId(bullJob.id);
   if (!delivery) return { dropped: 'not_ours' };
-  const verdict = await untilItWorks(() => runner.claim(delivery), { isWorthRepeating: isConnectionError });
+  const decision = await decide(delivery, bullJob, runner).catch((err: unknown): Decision => {
+    runner.log.error({ err, jobId: bullJob.id }, 'job undecided');
+    return { kind: 'later', atMs: runner.clock.now() + UNDECIDED_RETRY_MS };
+  });
+  return answer(decision, bullJob, token, runner.clock);
+}
 
+/** The row's decision about one delivery, in BullMQ's terms. Times are epoch milliseconds by the database's clock. */
+type Decision =
+  | { kind: 'complete'; value: unknown }
+  | { kind: 'fail'; message: string }
+  /** BullMQ counts a failed attempt. */
+  | { kind: 'retry'; message: string; atMs: number }
+  /** BullMQ counts nothing. */
+  | { kind: 'later'; atMs: number };
+
+const UNDECIDED_RETRY_MS = 1_000;
+
+async function decide<Dependencies extends object>(
+  delivery: Delivery,
+  bullJob: Job,
+  runner: JobRunner<Dependencies>,
+): Promise<Decision> {
+  const verdict = await untilItWorks(() => runner.claim(delivery), {
+    isWorthRepeating: (error) => isConnectionError(error) || isContention(error),
+    signal: runner.handBack,
+  });
   switch (verdict.kind) {
     case 'drop':
       runner.log.debug({ jobId: bullJob.id, reason: verdict.reason }, 'job dropped');
-      return { dropped: verdict.reason };
+      return { kind: 'complete', value: { dropped: verdict.reason } };
     case 'later':
       runner.log.debug({ jobId: bullJob.id, reason: verdict.reason }, 'job put off');
-      return comeBackAt(verdict.atMs, bullJob, token, runner.clock);
+      return { kind: 'later', atMs: verdict.atMs };
     case 'run':
-      return runClaimed(verdict.job, bullJob, token, runner);
+      return runClaimed(verdict.job, bullJob, runner);
     default:
       return assertNever(verdict);
   }
@@ -74,9 +101,8 @@ export async function runJob<Dependencies extends object>(
 async function runClaimed<Dependencies extends object>(
   job: ClaimedJob,
   bullJob: Job,
-  token: string | undefined,
   runner: JobRunner<Dependencies>,
-): Promise<unknown> {
+): Promise<Decision> {
   const startedAt = performance.now();
   const log = runner.log.child({
     queue: job.queue,
@@ -87,10 +113,14 @@ async function runClaimed<Dependencies extends object>(
     maxAttempts: job.maxAttempts,
   });
   const { ending, result } = await attemptAndEnd(job, log, runner);
-  const truth: Ending = result.kind === 'lost' ? { kind: 'lost' } : ending;
-
+  const truth = trueEnding(ending, result);
   logAttempt(log, truth, { queuedMs: Math.round(job.queuedMs), durationMs: Math.round(performance.now() - startedAt) });
-  return answer(truth, result, bullJob, token, runner.clock);
+  return decisionOf(truth, 'scheduledMs' in result ? result.scheduledMs : runner.clock.now() + LOST_RETRY_MS);
+}
+
+function trueEnding(ending: Ending, result: FinishResult): Ending {
+  if (result.kind === 'earlier') return endingOfRecord(result.outcome, result.reason);
+  return result.kind === 'finished' ? ending : { kind: 'lost' };
 }
 
 /** Parses, handles, classifies and ends the row, within the job's time-out even when the handler ignores its signal. */
@@ -107,8 +137,10 @@ async function attemptAndEnd<Dependencies extends object>(
   const release = runner.leases.keep(job, (reason) => abort.abort(reason));
   const run = new JobRun(job, { pool: runner.pool, signal: abort.signal, log });
   try {
-    const ending = await Promise.race([handle(job, run, runner), rejectOnAbort(abort.signal)]).then(endingOf, (error) =>
-      endingOfError(error, job),
+    if (runner.handBack.aborted) giveBack();
+    const ending = await Promise.race([handle(job, run, runner), rejectOnAbort(abort.signal)]).then<Ending, Ending>(
+      endingOf,
+      (error) => unlessUndecided(endingOfError(error, job), run.effectsUndecided),
     );
     // What `complete` has committed is the truth, whatever the handler returned or threw afterwards.
     return run.completed ?? { ending, result: await endRow(job, ending, runner) };
@@ -138,6 +170,7 @@ async function handle<Dependencies extends object>(
 
 function rejectOnAbort(signal: AbortSignal): Promise<never> {
   return new Promise((_resolve, reject) => {
+    if (signal.aborted) reject(signal.reason as Error);
     signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
   });
 }
@@ -155,48 +188,55 @@ async function endRow<Dependencies>(
       if (result.kind === 'busy') throw new RowLockedError();
       return result;
     },
-    { isWorthRepeating: (error) => error instanceof RowLockedError || isConnectionError(error) },
+    {
+      isWorthRepeating: (error) => error instanceof RowLockedError || isConnectionError(error) || isContention(error),
+    },
   );
 }
 
 class RowLockedError extends Error {}
 
-/** The row's end in BullMQ's words. */
-async function answer(
-  ending: Ending,
-  result: FinishResult,
-  bullJob: Job,
-  token: string | undefined,
-  clock: DatabaseClock,
-): Promise<unknown> {
-  const dueMs = result.kind === 'finished' ? result.scheduledMs : clock.now();
+/** The claim of the next delivery says what became of a lost row. */
+const LOST_RETRY_MS = 1_000;
+
+function decisionOf(ending: Ending, dueMs: number): Decision {
   switch (ending.kind) {
     case 'completed':
-      return { completed: ending.result ?? null };
+      return { kind: 'complete', value: { completed: ending.result ?? null } };
     case 'skipped':
     case 'cancelled':
-      return { [ending.kind]: ending.reason };
-    case 'retried':
-      throw new RetryAtError(describeError(ending.error), Math.max(0, clock.toLocal(dueMs) - Date.now()));
+      return { kind: 'complete', value: { [ending.kind]: ending.reason } };
     case 'failed':
-      throw new UnrecoverableError(describeError(ending.error));
+      return { kind: 'fail', message: describeError(ending.error) };
+    case 'retried':
+      return { kind: 'retry', message: describeError(ending.error), atMs: dueMs };
     case 'parked':
     case 'handed_back':
-      return comeBackAt(dueMs, bullJob, token, clock);
     case 'lost':
-      // The claim of the next delivery says what became of the row.
-      return comeBackAt(clock.now() + LOST_RETRY_MS, bullJob, token, clock);
+      return { kind: 'later', atMs: dueMs };
     default:
       return assertNever(ending);
   }
 }
 
-const LOST_RETRY_MS = 1_000;
+/** A job put off into the past would come back at once, again and again. */
+const SHORTEST_WAIT_MS = 25;
 
-/** Puts the BullMQ job off to an instant of the database's clock; BullMQ counts no attempt. */
-async function comeBackAt(atMs: number, bullJob: Job, token: string | undefined, clock: DatabaseClock): Promise<never> {
-  await bullJob.moveToDelayed(Math.ceil(clock.toLocal(atMs)), token);
-  throw new DelayedError();
+async function answer(decision: Decision, bullJob: Job, token: string | undefined, clock: DatabaseClock) {
+  const localMs = (atMs: number) => Math.max(Math.ceil(clock.toLocal(atMs)), Date.now() + SHORTEST_WAIT_MS);
+  switch (decision.kind) {
+    case 'complete':
+      return decision.value;
+    case 'fail':
+      throw new UnrecoverableError(decision.message);
+    case 'retry':
+      throw new RetryAtError(decision.message, localMs(decision.atMs) - Date.now());
+    case 'later':
+      await bullJob.moveToDelayed(localMs(decision.atMs), token);
+      throw new DelayedError();
+    default:
+      return assertNever(decision);
+  }
 }
 
 function logAttempt(log: Logger, ending: Ending, times: { queuedMs: number; durationMs: number }): void {

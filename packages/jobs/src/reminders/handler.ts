@@ -1,12 +1,4 @@
-import {
-  done,
-  PermanentError,
-  SECOND,
-  skipped,
-  type EffectOutcome,
-  type JobContext,
-  type JobHandler,
-} from '@outbox/core';
+import { done, PermanentError, SECOND, skipped, type JobContext, type JobHandler } from '@outbox/core';
 import { pauseCheck } from '../pause-checks/job.ts';
 import type { sendReminder } from './job.ts';
 import type { SmsClient } from './sms-client.ts';
@@ -32,24 +24,19 @@ export const handleSendReminder: JobHandler<typeof sendReminder, ReminderDepende
   if (sync.lastReminderSentAt) return skipped('already_reminded');
 
   const recipients = await store.listRecipients(context.db, autoSyncId);
-  if (recipients.length === 0) return skipped('everyone_responded');
+  const earlierTexts = await store.listTexts(context.db, autoSyncId);
+  if (recipients.length === 0 && earlierTexts.length === 0) return skipped('everyone_responded');
 
-  const texts = await textEach(recipients, sync, context);
+  await textEach(recipients, sync, context);
 
   return context.complete(async (tx) => {
-    await store.recordMessages(tx, autoSyncId, context.jobId);
-    const texted = texts.some(({ outcome }) => outcome.state === 'confirmed');
-    if (texted && (await store.markReminded(tx, autoSyncId))) {
+    const sent = await store.recordMessages(tx, autoSyncId);
+    if (sent > 0 && (await store.markReminded(tx, autoSyncId))) {
       await tx.enqueue(pauseCheck, { payload: { autoSyncId }, ownerId: sync.organizerId });
     }
-    return done({ texts: texts.map(({ contactId, outcome }) => ({ contactId, ...outcome })) });
+    return done({ texts: await store.listTexts(tx, autoSyncId), unreachable: withoutPhone(recipients) });
   });
 };
-
-interface Text {
-  contactId: string;
-  outcome: EffectOutcome;
-}
 
 /**
  * Texts one after the other. Somebody who cannot be reached now does not keep the rest waiting: one error is thrown at
@@ -59,29 +46,27 @@ async function textEach(
   recipients: Recipient[],
   sync: AutoSync,
   context: JobContext & ReminderDependencies,
-): Promise<Text[]> {
-  const texts: Text[] = [];
+): Promise<void> {
   const failures: unknown[] = [];
-  for (const recipient of recipients) {
+  for (const { contactId, phone } of recipients) {
+    if (phone === null) continue;
     try {
-      texts.push({ contactId: recipient.contactId, outcome: await text(recipient, sync, context) });
+      await text({ contactId, phone }, sync, context);
     } catch (error) {
       context.signal.throwIfAborted();
       failures.push(error);
     }
   }
   if (failures.length > 0) throw failures.find((error) => !(error instanceof PermanentError)) ?? failures[0];
-  return texts;
 }
 
 async function text(
-  { contactId, phone }: Recipient,
+  { contactId, phone }: { contactId: string; phone: string },
   sync: AutoSync,
   { effect, sms }: JobContext & ReminderDependencies,
-): Promise<EffectOutcome> {
-  if (!phone) return { state: 'rejected', reason: 'no_phone_number' };
+): Promise<void> {
   const message = { to: phone, body: reminderText(sync) };
-  return effect({
+  await effect({
     key: `reminder:${sync.id}:${contactId}:${SEQUENCE}`,
     provider: 'twilio',
     request: { contactId, body: message.body },
@@ -89,6 +74,10 @@ async function text(
     lookUp: (startedAt, signal) => sms.find(message, startedAt, signal),
     timeoutMs: CALL_TIMEOUT_MS,
   });
+}
+
+function withoutPhone(recipients: Recipient[]): string[] {
+  return recipients.filter(({ phone }) => phone === null).map(({ contactId }) => contactId);
 }
 
 function reminderText({ eventName }: AutoSync): string {

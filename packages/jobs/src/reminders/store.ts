@@ -50,12 +50,33 @@ export async function listRecipients(db: Queryable, autoSyncId: string): Promise
 }
 
 const RECORD_MESSAGES = /* sql */ `
-  select reminders.record_messages(auto_sync_id => $1, job_id => $2)
+  select reminders.record_messages(auto_sync_id => $1)::int as sent
   limit 1`;
 
-/** Writes a message for every text of this job that was sent and has none yet. */
-export async function recordMessages(db: Queryable, autoSyncId: string, jobId: string): Promise<void> {
-  await db.query(RECORD_MESSAGES, [autoSyncId, jobId]);
+/** Writes a message for every text that was sent and has none yet; returns how many were sent in all. */
+export async function recordMessages(db: Queryable, autoSyncId: string): Promise<number> {
+  const { rows } = await db.query<{ sent: number }>(RECORD_MESSAGES, [autoSyncId]);
+  return rows[0]?.sent ?? 0;
+}
+
+export interface Text {
+  contactId: string;
+  state: 'started' | 'confirmed' | 'rejected' | 'unknown';
+  reference: string | null;
+  reason: string | null;
+}
+
+const LIST_TEXTS = /* sql */ `
+  select contact_id as "contactId", state, reference, reason
+  from reminders.texts
+  where key >= 'reminder:' || $1::uuid || ':' and key < 'reminder:' || $1::uuid || ':~'
+  order by key
+  limit ${MOST_RECIPIENTS}`;
+
+/** What the ledger says of each member's text, whichever job and attempt sent it. */
+export async function listTexts(db: Queryable, autoSyncId: string): Promise<Text[]> {
+  const { rows } = await db.query<Text & Record<string, unknown>>(LIST_TEXTS, [autoSyncId]);
+  return rows;
 }
 
 const MARK_REMINDED = /* sql */ `

@@ -65,28 +65,40 @@ where not exists (
   select from public.auto_sync_responses r where r.auto_sync_id = s.id and r.contact_id = c.id
 );
 
--- Records every text of this job that the ledger knows to be sent and that is not recorded yet, and returns how many.
--- It reads the ledger rather than the handler's memory, so a text sent by an attempt that died is recorded too.
-create or replace function reminders.record_messages(auto_sync_id uuid, job_id bigint) returns bigint
-language sql security definer set search_path = pg_catalog, pg_temp
-begin atomic
-  with recorded as (
-    insert into public.auto_sync_messages (auto_sync_id, contact_id, message_type, body, provider_sid, sent_at)
-    select
-      record_messages.auto_sync_id, (e.request ->> 'contactId')::uuid, 'reminder', e.request ->> 'body', e.reference,
-      e.settled_at
-    from outbox.effects e
-    where e.job_id = record_messages.job_id
-      and e.state = 'confirmed'
-      and not exists (
-        select from public.auto_sync_messages m
-        where m.auto_sync_id = record_messages.auto_sync_id and m.provider_sid = e.reference
-      )
-    order by e.id
-    returning 1
-  )
-  select count(*) from recorded;
-end;
+-- The texts of an auto sync's reminder as the effect ledger knows them: one row per member that was or may have been
+-- texted, by whichever job and attempt. Keys: reminder:<auto sync>:<contact>:<sequence>.
+create or replace view reminders.texts as
+select
+  outbox.uuid_or_null(split_part(e.key, ':', 2)) as auto_sync_id,
+  outbox.uuid_or_null(split_part(e.key, ':', 3)) as contact_id,
+  e.key, e.state, e.reference, e.reason, e.request ->> 'body' as body, e.settled_at
+from outbox.effects e
+where e.key like 'reminder:%';
+
+-- Records every text that was sent and is not recorded yet, and returns how many were sent in all. It reads the ledger
+-- rather than the handler's memory: a text sent by an attempt that died, to somebody who has answered since, counts too.
+create or replace function reminders.record_messages(auto_sync_id uuid) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  prefix text := 'reminder:' || record_messages.auto_sync_id || ':';
+begin
+  insert into public.auto_sync_messages (auto_sync_id, contact_id, message_type, body, provider_sid, sent_at)
+  select record_messages.auto_sync_id, t.contact_id, 'reminder', t.body, t.reference, t.settled_at
+  from reminders.texts t
+  where t.key >= prefix
+    and t.key < prefix || '~'
+    and t.state = 'confirmed'
+    and not exists (
+      select from public.auto_sync_messages m
+      where m.auto_sync_id = record_messages.auto_sync_id and m.provider_sid = t.reference
+    )
+  order by t.settled_at;
+
+  return (
+    select count(*) from reminders.texts t where t.key >= prefix and t.key < prefix || '~' and t.state = 'confirmed'
+  );
+end $$;
 
 -- Notes that the reminder went out. False when the auto sync is not running any more: then nothing is to follow.
 create or replace function reminders.mark_reminded(auto_sync_id uuid) returns boolean
@@ -162,8 +174,8 @@ from outbox.jobs j
 where j.name in ('reminder_24h', 'pause_check_48h');
 
 revoke execute on all functions in schema reminders from public;
-grant select on reminders.auto_syncs, reminders.recipients to outbox_worker;
-grant execute on function reminders.record_messages(uuid, bigint), reminders.mark_reminded(uuid) to outbox_worker;
+grant select on reminders.auto_syncs, reminders.recipients, reminders.texts to outbox_worker;
+grant execute on function reminders.record_messages(uuid), reminders.mark_reminded(uuid) to outbox_worker;
 
 do $$
 begin
@@ -179,11 +191,21 @@ end $$;
 
 reset role;
 
-create or replace trigger on_auto_sync_created
-after insert on public.auto_syncs
-referencing new table as inserted
-for each statement execute function reminders.schedule_first_reminder();
-
-insert into outbox.captures (table_name, job_name)
-values ('public.auto_syncs', 'reminder_24h')
-on conflict do nothing;
+do $$
+declare
+  is_installed boolean := exists (
+    select from pg_trigger where tgrelid = 'public.auto_syncs'::regclass and tgname = 'on_auto_sync_created'
+  );
+  was_installed boolean := exists (
+    select from outbox.captures where table_name = 'public.auto_syncs' and job_name = 'reminder_24h'
+  );
+begin
+  if was_installed and not is_installed then
+    return; -- a person dropped it: not ours to restore
+  end if;
+  create or replace trigger on_auto_sync_created
+  after insert on public.auto_syncs
+  referencing new table as inserted
+  for each statement execute function reminders.schedule_first_reminder();
+  insert into outbox.captures (table_name, job_name) values ('public.auto_syncs', 'reminder_24h') on conflict do nothing;
+end $$;
