@@ -1,3 +1,4 @@
+import { Redis } from 'ioredis';
 import { startTwilioSimulator, type TwilioSimulator } from '@outbox/simulators';
 import {
   createTestDatabase,
@@ -186,6 +187,67 @@ it('a worker that is asked to stop finishes its job; another takes what is left'
   await untilPaused(15_000);
   expect(numbersTexted()).toEqual(['+15555550101', '+15555550102']);
 });
+
+/** Delayed jobs that BullMQ has in a queue. */
+async function delayedInBullMQ(queueName: string): Promise<number> {
+  const redis = new Redis(world.prefix.redisUrl);
+  try {
+    return await redis.zcard(`{${world.prefix.prefix}:${queueName}}:${queueName}:delayed`);
+  } finally {
+    redis.disconnect();
+  }
+}
+
+it('a paused auto sync has no open job a second later; a resumed one is planned again; a deleted one has none', async () => {
+  const { pool } = world.db;
+  await pool.query("update outbox.job_types set operator_delay = '1 hour'");
+  await prepareCrew(1);
+  await start('bridge');
+  const autoSyncId = await insertAutoSync();
+  await waitFor(async () => expect(await delayedInBullMQ('reminders')).toBe(1));
+
+  await pool.query("update auto_syncs set status = 'paused' where id = $1", [autoSyncId]);
+  expect(await jobQueue()).toEqual([
+    { job_type: 'reminder_24h', status: 'skipped', error_message: 'auto_sync_not_running' },
+  ]);
+  await waitFor(async () => expect(await delayedInBullMQ('reminders')).toBe(0), { timeoutMs: 1_000 });
+
+  await pool.query("update auto_syncs set status = 'running' where id = $1", [autoSyncId]);
+  await waitFor(async () => expect(await delayedInBullMQ('reminders')).toBe(1));
+  const { rows } = await pool.query(
+    `select j.scheduled_at = s.created_at + interval '1 hour' as "onTime"
+     from reminders.job_queue j join auto_syncs s on s.id = j.sync_id where j.status = 'pending'`,
+  );
+  expect(rows).toEqual([{ onTime: true }]);
+
+  await pool.query('delete from auto_syncs where id = $1', [autoSyncId]);
+  await waitFor(async () => expect(await delayedInBullMQ('reminders')).toBe(0), { timeoutMs: 1_000 });
+  const { rows: left } = await pool.query(
+    'select count(*)::int as open from outbox.jobs where finished_at is null or owner_id is not null',
+  );
+  expect(left).toEqual([{ open: 0 }]);
+});
+
+it('pausing stops a reminder that is just texting: who was not texted yet is not', async () => {
+  await prepareCrew(3);
+  await Promise.all([start('bridge'), start('worker')]);
+  for (const phone of ['+15555550101', '+15555550102', '+15555550103']) {
+    world.sms.fault({ kind: 'delay', delayMs: 600, to: phone });
+  }
+  const autoSyncId = await insertAutoSync();
+  await waitFor(() => expect(world.sms.messages()).toHaveLength(1), { timeoutMs: 10_000, intervalMs: 1 });
+  await world.db.pool.query("update auto_syncs set status = 'paused' where id = $1", [autoSyncId]);
+
+  // The first text was under way when the pause committed; the next one's start finds the request and gives way.
+  await waitFor(
+    async () => {
+      const { rows } = await world.db.pool.query('select state from outbox.jobs where finished_at is null');
+      expect(rows).toEqual([]);
+    },
+    { timeoutMs: 40_000 },
+  );
+  expect(numbersTexted()).toHaveLength(1);
+}, 60_000);
 
 it('on the PostgreSQL queue backend the same story ends the same way', async () => {
   const { migrate } = await import('@outbox/postgres');

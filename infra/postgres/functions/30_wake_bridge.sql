@@ -1,4 +1,4 @@
--- Fires after every insert into outbox.ready. Tells a sleeping bridge that there is work.
+-- Fires after every insert into outbox.ready and outbox.removals. Tells a sleeping bridge that there is work.
 --
 -- NOTIFY takes a lock on the whole database cluster at commit and would serialise all writers. So an awake bridge, which
 -- finds the rows by itself, holds an advisory lock; only when we get that lock (shared, until our transaction ends) does

@@ -7,7 +7,7 @@ grant select on all tables in schema outbox to outbox_bridge, outbox_worker, out
 grant update (publish_window) on outbox.meta to outbox_bridge;
 grant update on outbox.jobs to outbox_bridge, outbox_worker;
 grant select, update, delete on outbox.ready to outbox_bridge;
-grant select, delete on outbox.removals to outbox_bridge;
+grant select, insert, update, delete on outbox.removals to outbox_bridge;
 grant insert, update, delete on outbox.services to outbox_bridge, outbox_worker, outbox_api;
 grant usage on sequence outbox.run to outbox_worker;
 grant insert on outbox.attempts to outbox_worker;
@@ -18,7 +18,8 @@ revoke execute on all functions in schema outbox from public;
 grant execute on function outbox.job_uuid(bigint), outbox.job_id(uuid), outbox.uuid_or_null(text), outbox.awake_lock()
   to outbox_bridge, outbox_worker, outbox_api;
 grant execute on function
-  outbox.enqueue(text, text, jsonb, uuid, timestamptz, int, int, text, text, text), outbox.enqueue_many(text, jsonb)
+  outbox.enqueue(text, text, jsonb, uuid, timestamptz, int, int, text, text, text), outbox.enqueue_many(text, jsonb),
+  outbox.cancel(text, text, text), outbox.cancel_many(text[], text[], text)
   to outbox_worker, outbox_api;
 
 alter table outbox.jobs enable row level security;
@@ -33,7 +34,8 @@ begin
     grant select on all tables in schema outbox to service_role;
     grant execute on function
       outbox.enqueue(text, text, jsonb, uuid, timestamptz, int, int, text, text, text),
-      outbox.enqueue_many(text, jsonb), outbox.job_uuid(bigint), outbox.job_id(uuid), outbox.uuid_or_null(text)
+      outbox.enqueue_many(text, jsonb), outbox.cancel(text, text, text),
+      outbox.cancel_many(text[], text[], text), outbox.job_uuid(bigint), outbox.job_id(uuid), outbox.uuid_or_null(text)
       to service_role;
     drop policy if exists service_role_sees_all_jobs on outbox.jobs;
     create policy service_role_sees_all_jobs on outbox.jobs for select to service_role using (true);

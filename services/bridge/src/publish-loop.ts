@@ -1,5 +1,6 @@
 import { SECOND, type Logger, type Pool, type Queryable } from '@outbox/core';
 import { publishBatch, type PublishOptions } from './publish.ts';
+import { carryOutRemovals } from './removals.ts';
 import type { WakeUp } from './wake-up.ts';
 
 /** An awake bridge looks this often, and falls asleep after seeing nothing for so long. */
@@ -12,6 +13,9 @@ const LONGEST_RETRY_MS = 5 * SECOND;
 
 /** Far rows are looked for this often; they are days away from being due. */
 const BRING_NEAR_EVERY_MS = 1 * SECOND;
+
+/** A cancelled job is out of BullMQ well within a second. */
+const REMOVE_EVERY_MS = 50;
 
 const BRING_NEAR = /* sql */ `
   update outbox.ready r
@@ -41,6 +45,7 @@ export class PublishLoop {
   #stopped = false;
   #running: Promise<void> | undefined;
   #nearAt = 0;
+  #removeAt = 0;
   #retryMs = FIRST_RETRY_MS;
 
   constructor(options: PublishLoopOptions) {
@@ -84,6 +89,7 @@ export class PublishLoop {
     const { log } = this.#options;
     try {
       await this.#bringNear();
+      await this.#remove();
       const started = performance.now();
       const { added } = await publishBatch(this.#options);
       if (added > 0) log.info({ added, durationMs: Math.round(performance.now() - started) }, 'rows published');
@@ -97,6 +103,13 @@ export class PublishLoop {
       this.#retryMs = Math.min(this.#retryMs * 2, LONGEST_RETRY_MS);
       return 0;
     }
+  }
+
+  async #remove(): Promise<void> {
+    if (Date.now() < this.#removeAt) return;
+    const removed = await carryOutRemovals(this.#options);
+    if (removed > 0) this.#options.log.info({ removed }, 'cancelled jobs removed');
+    this.#removeAt = Date.now() + REMOVE_EVERY_MS;
   }
 
   async #bringNear(): Promise<void> {

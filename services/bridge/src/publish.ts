@@ -57,6 +57,14 @@ const REMOVE_SETTLED = /* sql */ `
       select from outbox.jobs j where j.id = r.job_id and j.generation = r.generation and j.state = 'pending'
     )`;
 
+/** A row that was cancelled between pick and mark was taken out of BullMQ before it was added: take it out again. */
+const REMOVE_CANCELLED = /* sql */ `
+  insert into outbox.removals (queue, job_id, generation)
+  select j.queue, p.id, p.generation
+  from unnest($1::bigint[], $2::int[]) as p (id, generation)
+  join outbox.jobs j on j.id = p.id
+  where j.state = 'cancelled' or j.generation <> p.generation`;
+
 const PUT_OFF = /* sql */ `
   update outbox.ready r
   set retry_at = clock_timestamp() + interval '200 ms'
@@ -102,7 +110,7 @@ export async function publishBatch(options: PublishOptions): Promise<Published> 
     const { rows } = await client.query<ReadyRow>(PICK_READY, [options.limit]); // 1
     const current = rows.filter((row) => row.current);
     await addToQueues(current, options.queueOf); // 2
-    if (current.length > 0) await client.query(MARK_PUBLISHED, idsOf(current)); // 3
+    if (current.length > 0) await markPublished(client, current); // 3
     if (rows.length > 0) await removeSettled(client, rows); // 4
     return { picked: rows.length, added: current.length };
   });
@@ -134,6 +142,11 @@ function toBulkJob(row: ReadyRow): { name: string; data: unknown; opts: BulkJobO
       removeOnFail: KEEP_FAILED,
     },
   };
+}
+
+async function markPublished(client: PoolClient, rows: ReadyRow[]): Promise<void> {
+  const marked = await client.query(MARK_PUBLISHED, idsOf(rows));
+  if (marked.rowCount !== rows.length) await client.query(REMOVE_CANCELLED, idsOf(rows));
 }
 
 /**

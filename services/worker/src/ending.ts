@@ -78,8 +78,9 @@ export function endingOfError(error: unknown, job: ClaimedJob, random: () => num
  * attempts, when the provider can tell.
  */
 export function unlessUndecided(ending: Ending, undecided: boolean): Ending {
-  if (ending.kind !== 'failed' || !undecided) return ending;
-  return { kind: 'retried', delayMs: DECIDE_AFTER_MS, error: ending.error };
+  if (!undecided || (ending.kind !== 'failed' && ending.kind !== 'cancelled')) return ending;
+  const error = ending.kind === 'failed' ? ending.error : new Error('Cancelled while a call was under way.');
+  return { kind: 'retried', delayMs: DECIDE_AFTER_MS, error };
 }
 
 /** Longer than a call and the time a late request takes to arrive (effects.ts). */

@@ -11,11 +11,15 @@ const FINISH = /* sql */ `
   with ended as (
     select e.*
     from unnest(
-      $1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::float8[], $9::int[]
-    ) as e (id, run, state, outcome, reason, error, result, delay_ms, attempts_returned)
+      $1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::float8[], $9::int[],
+      $10::boolean[]
+    ) as e (id, run, state, outcome, reason, error, result, delay_ms, attempts_returned, undecided)
   ),
   held as (
-    select j.id, j.attempt, j.locked_by, j.started_at
+    select
+      j.id, j.attempt, j.locked_by, j.started_at,
+      -- Who asked to cancel does not want another attempt, unless one has to find out what became of a call.
+      e.delay_ms is not null and j.cancel_requested_at is not null and not e.undecided as cancelled
     from outbox.jobs j
     join ended e on e.id = j.id and e.run = j.run
     where j.state = 'active'
@@ -24,31 +28,34 @@ const FINISH = /* sql */ `
   ),
   finished as (
     update outbox.jobs j
-    set state = e.state,
+    set state = case when h.cancelled then 'cancelled' else e.state end,
         attempt = h.attempt - e.attempts_returned,
         scheduled_at = case
           when e.delay_ms is null then j.scheduled_at else clock_timestamp() + e.delay_ms * interval '1 ms'
         end,
-        reason = e.reason,
+        reason = case when h.cancelled then j.reason else e.reason end,
         last_error = coalesce(e.error, j.last_error),
         result = coalesce(e.result::jsonb, j.result),
         locked_by = null,
         locked_until = null,
-        finished_at = case when e.delay_ms is null then clock_timestamp() end,
-        holds_key = j.holds_key and e.delay_ms is not null
+        finished_at = case when e.delay_ms is null or h.cancelled then clock_timestamp() end,
+        holds_key = j.holds_key and e.delay_ms is not null and not h.cancelled
     from held h
     join ended e on e.id = h.id
     where j.id = h.id
-    returning j.id, j.scheduled_at
+    returning j.id, j.scheduled_at, h.cancelled
   ),
   noted as (
     insert into outbox.attempts (job_id, run, attempt, worker, started_at, outcome, reason, error)
-    select h.id, e.run, h.attempt, h.locked_by, h.started_at, e.outcome, e.reason, e.error
+    select
+      h.id, e.run, h.attempt, h.locked_by, h.started_at, case when h.cancelled then 'cancelled' else e.outcome end,
+      e.reason, e.error
     from held h
     join ended e on e.id = h.id
   )
   select
-    e.id, e.run, f.id is not null as finished, coalesce(j.run = e.run and j.state = 'active', false) as held,
+    e.id, e.run, f.id is not null as finished, coalesce(f.cancelled, false) as cancelled, j.reason as "rowReason",
+    coalesce(j.run = e.run and j.state = 'active', false) as held,
     extract(epoch from coalesce(f.scheduled_at, j.scheduled_at))::float8 * 1000 as "scheduledMs",
     a.outcome as "earlierOutcome", a.reason as "earlierReason"
   from ended e
@@ -60,6 +67,8 @@ interface FinishRow {
   id: string;
   run: string;
   finished: boolean;
+  cancelled: boolean;
+  rowReason: string | null;
   held: boolean;
   scheduledMs: number;
   earlierOutcome: string | null;
@@ -69,17 +78,20 @@ interface FinishRow {
 export interface FinishRequest {
   job: ClaimedJob;
   ending: Exclude<Ending, { kind: 'lost' }>;
+  /** True when a call of this row may or may not have been carried out: then it comes back even if it was cancelled. */
+  undecided?: boolean;
 }
 
 /**
  * - `finished`: written by this call. `scheduledMs` (epoch, database clock) says when a retried or parked row is due.
- * - `earlier`: this run was ended before, by a call whose answer got lost; `outcome` and `reason` say how.
+ * - `otherwise`: it was ended otherwise than asked; `outcome` and `reason` say how. Either an earlier call did it whose
+ *   answer got lost, or the row was cancelled and does not come back.
  * - `busy`: another transaction has the row locked; ask again.
  * - `lost`: another run holds the row.
  */
 export type FinishResult =
   | { kind: 'finished'; scheduledMs: number }
-  | { kind: 'earlier'; scheduledMs: number; outcome: string; reason: string | null }
+  | { kind: 'otherwise'; scheduledMs: number; outcome: string; reason: string | null }
   | { kind: 'busy' }
   | { kind: 'lost' };
 
@@ -92,10 +104,13 @@ export async function finishAll(db: Queryable, requests: FinishRequest[]): Promi
   );
   return requests.map(({ job }): FinishResult => {
     const row = rows.find(({ id, run }) => id === job.id && run === job.run);
+    if (row?.finished && row.cancelled) {
+      return { kind: 'otherwise', scheduledMs: row.scheduledMs, outcome: 'cancelled', reason: row.rowReason };
+    }
     if (row?.finished) return { kind: 'finished', scheduledMs: row.scheduledMs };
     if (row?.earlierOutcome) {
       const { scheduledMs, earlierOutcome: outcome, earlierReason: reason } = row;
-      return { kind: 'earlier', scheduledMs, outcome, reason };
+      return { kind: 'otherwise', scheduledMs, outcome, reason };
     }
     return row?.held ? { kind: 'busy' } : { kind: 'lost' };
   });
@@ -107,11 +122,22 @@ export function createFinish(pool: Pool, maxBatch: number): (request: FinishRequ
 }
 
 /** In the order of the statement's parameters. */
-const COLUMNS = ['id', 'run', 'state', 'outcome', 'reason', 'error', 'result', 'delayMs', 'attemptsReturned'] as const;
+const COLUMNS = [
+  'id',
+  'run',
+  'state',
+  'outcome',
+  'reason',
+  'error',
+  'result',
+  'delayMs',
+  'attemptsReturned',
+  'undecided',
+] as const;
 
-type Columns = Record<(typeof COLUMNS)[number], string | number | null>;
+type Columns = Record<(typeof COLUMNS)[number], string | number | boolean | null>;
 
-function toColumns({ job, ending }: FinishRequest): Columns {
+function toColumns({ job, ending, undecided = false }: FinishRequest): Columns {
   const comesBack = ending.kind === 'retried' || ending.kind === 'parked' || ending.kind === 'handed_back';
   return {
     id: job.id,
@@ -123,6 +149,7 @@ function toColumns({ job, ending }: FinishRequest): Columns {
     result: 'result' in ending ? toJson(ending.result) : null,
     delayMs: 'delayMs' in ending ? ending.delayMs : comesBack ? 0 : null,
     attemptsReturned: ending.kind === 'parked' || ending.kind === 'handed_back' ? 1 : 0,
+    undecided,
   };
 }
 

@@ -109,7 +109,7 @@ export class JobRun implements JobContext {
     switch (result?.kind) {
       case 'finished':
         return result;
-      case 'earlier':
+      case 'otherwise':
         throw new EndedEarlierError(result);
       case 'busy':
         throw new RowBusyError(`Job ${this.#job.id} is locked by another transaction.`);

@@ -29,6 +29,15 @@ const RENEW = /* sql */ `
   from running r
   left join outbox.jobs j on j.id = r.id`;
 
+const FIND_CANCELLED = /* sql */ `
+  select r.id, r.run
+  from unnest($1::bigint[], $2::bigint[]) as r (id, run)
+  join outbox.jobs j on j.id = r.id and j.run = r.run
+  where j.cancel_requested_at is not null`;
+
+/** A person who pauses something expects it to stop at once; the renewal of a lease comes too seldom for that. */
+const CANCEL_CHECK_MS = 500;
+
 interface Running {
   job: ClaimedJob;
   abort: (reason: Error) => void;
@@ -44,7 +53,9 @@ export class Leases {
   readonly #leaseMs: number;
   readonly #log: Logger;
   readonly #running = new Set<Running>();
-  #timer: NodeJS.Timeout | undefined;
+  #renewTimer: NodeJS.Timeout | undefined;
+  #cancelTimer: NodeJS.Timeout | undefined;
+  #checking: Promise<void> | undefined;
   #renewing: Promise<void> | undefined;
 
   constructor(options: { pool: Pool; leaseMs: number; log: Logger }) {
@@ -54,12 +65,14 @@ export class Leases {
   }
 
   start(): void {
-    this.#timer ??= setInterval(() => void this.renew(), this.#leaseMs / RENEWALS_PER_LEASE);
+    this.#renewTimer ??= setInterval(() => void this.renew(), this.#leaseMs / RENEWALS_PER_LEASE);
+    this.#cancelTimer ??= setInterval(() => void this.checkCancels(), CANCEL_CHECK_MS);
   }
 
   async stop(): Promise<void> {
-    clearInterval(this.#timer);
-    await this.#renewing;
+    clearInterval(this.#renewTimer);
+    clearInterval(this.#cancelTimer);
+    await Promise.all([this.#renewing, this.#checking]);
   }
 
   /** Watches over a job until the returned function is called. */
@@ -75,6 +88,25 @@ export class Leases {
     return this.#renewing;
   }
 
+  /** Aborts what was asked to be cancelled. One at a time, as `renew`. */
+  checkCancels(): Promise<void> {
+    this.#checking ??= this.#abortCancelled().finally(() => (this.#checking = undefined));
+    return this.#checking;
+  }
+
+  async #abortCancelled(): Promise<void> {
+    const running = [...this.#running];
+    if (running.length === 0) return;
+    try {
+      const { rows } = await this.#pool.query<{ id: string; run: string }>(FIND_CANCELLED, idsOf(running));
+      for (const { job, abort } of running) {
+        if (rows.some(({ id, run }) => id === job.id && run === job.run)) abort(cancelled(job));
+      }
+    } catch (err) {
+      this.#log.warn({ err }, 'cancellations not looked for');
+    }
+  }
+
   async #renewAll(): Promise<void> {
     const running = [...this.#running];
     if (running.length === 0) return;
@@ -86,10 +118,18 @@ export class Leases {
       for (const { job, abort } of running) {
         const row = rows.find(({ id, run }) => id === job.id && run === job.run);
         if (!row?.held) abort(new LeaseLostError(`Job ${job.id} is held by another run.`));
-        else if (row.cancelRequested) abort(new JobCancelledError(`Job ${job.id} was cancelled.`));
+        else if (row.cancelRequested) abort(cancelled(job));
       }
     } catch (err) {
       this.#log.warn({ err }, 'leases not renewed');
     }
   }
+}
+
+function idsOf(running: Running[]): [string[], string[]] {
+  return [running.map(({ job }) => job.id), running.map(({ job }) => job.run)];
+}
+
+function cancelled(job: ClaimedJob): JobCancelledError {
+  return new JobCancelledError(`Job ${job.id} was cancelled.`);
 }

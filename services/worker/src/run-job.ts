@@ -119,7 +119,7 @@ async function runClaimed<Dependencies extends object>(
 }
 
 function trueEnding(ending: Ending, result: FinishResult): Ending {
-  if (result.kind === 'earlier') return endingOfRecord(result.outcome, result.reason);
+  if (result.kind === 'otherwise') return endingOfRecord(result.outcome, result.reason);
   return result.kind === 'finished' ? ending : { kind: 'lost' };
 }
 
@@ -143,7 +143,7 @@ async function attemptAndEnd<Dependencies extends object>(
       (error) => unlessUndecided(endingOfError(error, job), run.effectsUndecided),
     );
     // What `complete` has committed is the truth, whatever the handler returned or threw afterwards.
-    return run.completed ?? { ending, result: await endRow(job, ending, runner) };
+    return run.completed ?? { ending, result: await endRow({ job, ending, undecided: run.effectsUndecided }, runner) };
   } finally {
     clearTimeout(timer);
     runner.handBack.removeEventListener('abort', giveBack);
@@ -177,14 +177,13 @@ function rejectOnAbort(signal: AbortSignal): Promise<never> {
 
 /** Writes the end until Postgres has taken it, or another run holds the row. */
 async function endRow<Dependencies>(
-  job: ClaimedJob,
-  ending: Ending,
+  { job, ending, undecided }: { job: ClaimedJob; ending: Ending; undecided: boolean },
   runner: JobRunner<Dependencies>,
 ): Promise<FinishResult> {
   if (ending.kind === 'lost') return { kind: 'lost' };
   return untilItWorks(
     async () => {
-      const result = await runner.finish({ job, ending });
+      const result = await runner.finish({ job, ending, undecided });
       if (result.kind === 'busy') throw new RowLockedError();
       return result;
     },

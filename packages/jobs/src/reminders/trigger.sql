@@ -152,6 +152,84 @@ exception when others then
   return null;
 end $$;
 
+-- Fires after an update of auto syncs, once per statement, and looks at those whose status changed between running and not.
+-- Paused, stopped or completed: no job of it stays open. Running again: if no reminder went out yet, one is planned for
+-- 24 h after its creation, or now if that is past; otherwise only a pause check, 48 h from now. Nobody is texted twice:
+-- the texts of the first reminder are in the ledger. Never fails the update, as above.
+create or replace function reminders.follow_status() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '200ms'
+as $$
+declare
+  changed record;
+begin
+  for changed in
+    select n.id, n.organizer_id, n.created_at, n.last_reminder_sent_at, n.status = 'running' as resumed
+    from after_update n
+    join before_update o on o.id = n.id
+    where (o.status = 'running') <> (n.status = 'running')
+    order by n.id
+  loop
+    begin
+      if not changed.resumed then
+        perform reminders.cancel_jobs(array[changed.id]);
+      elsif changed.last_reminder_sent_at is null then
+        perform outbox.enqueue(
+          name => 'reminder_24h', key => changed.id::text, payload => jsonb_build_object('autoSyncId', changed.id),
+          owner_id => changed.organizer_id,
+          scheduled_at => greatest(now(), changed.created_at + reminders.reminder_delay())
+        );
+      else
+        perform outbox.enqueue(
+          name => 'pause_check_48h', key => changed.id::text, payload => jsonb_build_object('autoSyncId', changed.id),
+          owner_id => changed.organizer_id
+        );
+      end if;
+    exception when others then
+      perform outbox.record_capture_error(
+        table_name => 'public.auto_syncs', job_name => 'reminder_24h', key => changed.id::text, sqlstate => sqlstate,
+        message => sqlerrm
+      );
+    end;
+  end loop;
+  return null;
+end $$;
+
+-- Fires after a delete of auto syncs, once per statement: their jobs end. The rows stay until they are pruned, without an
+-- owner, so that nobody but the service reads them. Never fails the delete.
+create or replace function reminders.follow_delete() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '200ms'
+as $$
+begin
+  perform reminders.cancel_jobs(array(select d.id from deleted d));
+  update outbox.jobs j
+  set owner_id = null
+  where j.key in (select d.id::text from deleted d) and j.name in ('reminder_24h', 'pause_check_48h');
+  return null;
+exception when others then
+  perform outbox.record_capture_error(
+    table_name => 'public.auto_syncs', job_name => 'reminder_24h', key => d.id::text, sqlstate => sqlstate,
+    message => sqlerrm
+  )
+  from deleted d;
+  return null;
+end $$;
+
+create or replace function reminders.cancel_jobs(auto_sync_ids uuid[]) returns bigint
+language sql security definer set search_path = pg_catalog, pg_temp
+return outbox.cancel_many(
+  names => array['reminder_24h', 'pause_check_48h'], keys => cancel_jobs.auto_sync_ids::text[],
+  reason => 'auto_sync_not_running'
+);
+
+create or replace function reminders.has_trigger(name text) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+return exists (select from pg_trigger t where t.tgrelid = 'public.auto_syncs'::regclass and t.tgname = has_trigger.name);
+
+-- How long after its creation an auto sync is reminded; outbox.job_types decides.
+create or replace function reminders.reminder_delay() returns interval
+language sql stable security definer set search_path = pg_catalog, pg_temp
+return (select coalesce(t.operator_delay, t.delay) from outbox.job_types t where t.name = 'reminder_24h');
+
 -- The queue as the application knew it. Words: published is pending, completed is processed; cancelled is skipped with
 -- its reason, failed is an honest fifth word.
 create or replace view reminders.job_queue with (security_invoker = true) as
@@ -193,19 +271,28 @@ reset role;
 
 do $$
 declare
-  is_installed boolean := exists (
-    select from pg_trigger where tgrelid = 'public.auto_syncs'::regclass and tgname = 'on_auto_sync_created'
-  );
-  was_installed boolean := exists (
+  is_new boolean := not exists (
     select from outbox.captures where table_name = 'public.auto_syncs' and job_name = 'reminder_24h'
   );
 begin
-  if was_installed and not is_installed then
-    return; -- a person dropped it: not ours to restore
+  -- A trigger that a person dropped is not ours to restore: each is created with the family, and replaced while it is there.
+  if is_new or reminders.has_trigger('on_auto_sync_created') then
+    create or replace trigger on_auto_sync_created
+    after insert on public.auto_syncs
+    referencing new table as inserted
+    for each statement execute function reminders.schedule_first_reminder();
   end if;
-  create or replace trigger on_auto_sync_created
-  after insert on public.auto_syncs
-  referencing new table as inserted
-  for each statement execute function reminders.schedule_first_reminder();
+  if is_new or reminders.has_trigger('on_auto_sync_status_changed') then
+    create or replace trigger on_auto_sync_status_changed
+    after update on public.auto_syncs
+    referencing old table as before_update new table as after_update
+    for each statement execute function reminders.follow_status();
+  end if;
+  if is_new or reminders.has_trigger('on_auto_sync_deleted') then
+    create or replace trigger on_auto_sync_deleted
+    after delete on public.auto_syncs
+    referencing old table as deleted
+    for each statement execute function reminders.follow_delete();
+  end if;
   insert into outbox.captures (table_name, job_name) values ('public.auto_syncs', 'reminder_24h') on conflict do nothing;
 end $$;
