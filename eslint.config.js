@@ -40,7 +40,7 @@ export default defineConfig(
   },
   {
     files: productionCode,
-    ignores: ['**/*.test.ts'],
+    ignores: ['**/*.test.ts', '**/*.fixture.ts', '**/test-app.ts'],
     rules: {
       '@typescript-eslint/no-restricted-imports': [
         'error',

@@ -100,16 +100,21 @@ interface EffectRow {
 }
 
 export class EffectLedger {
-  /** True once a call of this run, or of one before, was found that may have been carried out or not. */
-  undecided = false;
   readonly #db: Queryable;
   readonly #job: ClaimedJob;
   readonly #signal: AbortSignal;
+  /** Keys of calls, of this run or one before, that may or may not have been carried out. */
+  readonly #open = new Set<string>();
 
   constructor(db: Queryable, job: ClaimedJob, signal: AbortSignal) {
     this.#db = db;
     this.#job = job;
     this.#signal = signal;
+  }
+
+  /** True while a call is under way or nobody can tell what became of it. */
+  get undecided(): boolean {
+    return this.#open.size > 0;
   }
 
   /** See `JobContext.effect`. */
@@ -127,7 +132,8 @@ export class EffectLedger {
 
   async #start({ key, provider, request, timeoutMs }: EffectRequest): Promise<boolean> {
     const { id, run } = this.#job;
-    const { rows } = await this.#waitingForCancels(() =>
+    this.#open.add(key); // from here on, an abort may find the call under way
+    const { rows } = await this.#waitingForCancels(key, () =>
       this.#db.query<{ held: boolean; cancelled: boolean; started: boolean }>(START, [
         key,
         id,
@@ -138,6 +144,7 @@ export class EffectLedger {
       ]),
     );
     const answer = rows[0];
+    if (!answer?.started) this.#open.delete(key);
     if (!answer?.held) throw new LeaseLostError(`Job ${id} is held by another run; ${key} was not started.`);
     if (answer.cancelled) throw new JobCancelledError(`Job ${id} was cancelled; ${key} was not started.`);
     return answer.started;
@@ -150,7 +157,7 @@ export class EffectLedger {
   async #call(request: EffectRequest, deadline: number): Promise<EffectOutcome> {
     const remainingMs = Math.floor(deadline - performance.now());
     if (this.#signal.aborted || remainingMs <= 0) {
-      await this.#db.query(FORGET, [request.key, this.#job.run]);
+      await this.#forget(request.key, this.#job.run);
       this.#signal.throwIfAborted();
       throw new EffectUndecidedError(`The ledger was too slow; ${request.key} was not sent.`, 1 * SECOND);
     }
@@ -161,21 +168,14 @@ export class EffectLedger {
       if (error instanceof EffectRejectedError) {
         return this.#settle(request.key, { state: 'rejected', reason: error.code });
       }
-      if (wasCertainlyNotCarriedOut(error)) await this.#db.query(FORGET, [request.key, this.#job.run]);
-      else this.undecided = true;
+      if (wasCertainlyNotCarriedOut(error)) await this.#forget(request.key, this.#job.run);
       throw error;
     }
   }
 
   /** A call was started and never settled: only the provider knows. */
   async #decide(request: EffectRequest, row: EffectRow): Promise<EffectOutcome> {
-    this.undecided = true;
-    const outcome = await this.#decided(request, row);
-    this.undecided = false;
-    return outcome;
-  }
-
-  async #decided(request: EffectRequest, row: EffectRow): Promise<EffectOutcome> {
+    this.#open.add(request.key);
     const found = await this.#lookUp(request, row);
     if (found.answered && found.reference !== undefined) {
       return this.#settle(request.key, { state: 'confirmed', reference: found.reference });
@@ -190,10 +190,7 @@ export class EffectLedger {
     }
     const waitMs = row.deadlineInMs + SETTLE_MS;
     if (waitMs > 0) throw new EffectUndecidedError(`A call for ${request.key} may still be under way.`, waitMs);
-    if (this.#job.attempt > this.#job.maxAttempts) {
-      await this.#db.query(FORGET, [request.key, row.run]);
-      this.undecided = false;
-    }
+    if (!this.#hasAttemptsLeft) await this.#forget(request.key, row.run);
     this.#assertAttemptsLeft(request.key);
     const deadline = performance.now() + request.timeoutMs;
     await this.#startAgain(request, row);
@@ -202,8 +199,7 @@ export class EffectLedger {
 
   /** A row whose attempts are spent gets one more run while a call of its is undecided: to decide it, not to make more. */
   #assertAttemptsLeft(key: string): void {
-    const { attempt, maxAttempts } = this.#job;
-    if (attempt <= maxAttempts) return;
+    if (this.#hasAttemptsLeft) return;
     throw new PermanentError(`The attempts are spent; ${key} is not sent any more.`, { code: 'attempts_spent' });
   }
 
@@ -222,7 +218,7 @@ export class EffectLedger {
   }
 
   async #startAgain({ key, timeoutMs }: EffectRequest, { run }: EffectRow): Promise<void> {
-    const { rowCount } = await this.#waitingForCancels(() =>
+    const { rowCount } = await this.#waitingForCancels(undefined, () =>
       this.#db.query(START_AGAIN, [key, this.#job.id, this.#job.run, run, timeoutMs]),
     );
     if (rowCount === 0) throw new EffectUndecidedError(`Effect ${key} is being decided elsewhere.`, ASK_AGAIN_MS);
@@ -235,7 +231,18 @@ export class EffectLedger {
       'reference' in outcome ? outcome.reference : null,
       'reason' in outcome ? outcome.reason : null,
     ]);
+    this.#open.delete(key);
     return outcome;
+  }
+
+  get #hasAttemptsLeft(): boolean {
+    return this.#job.attempt <= this.#job.maxAttempts;
+  }
+
+  /** The call was not carried out: nothing is left to decide. */
+  async #forget(key: string, run: string): Promise<void> {
+    await this.#db.query(FORGET, [key, run]);
+    this.#open.delete(key);
   }
 
   async #read(key: string): Promise<EffectRow | undefined> {
@@ -244,11 +251,12 @@ export class EffectLedger {
   }
 
   /** A business transaction that is cancelling this job has the row locked: ask again rather than wait without end. */
-  async #waitingForCancels<T>(statement: () => Promise<T>): Promise<T> {
+  async #waitingForCancels<T>(newKey: string | undefined, statement: () => Promise<T>): Promise<T> {
     try {
       return await statement();
     } catch (error) {
       if (codeOf(error) !== SQLSTATE.lockNotAvailable) throw error;
+      if (newKey !== undefined) this.#open.delete(newKey);
       throw new EffectUndecidedError(`Job ${this.#job.id} is locked by another transaction.`, 1 * SECOND);
     }
   }

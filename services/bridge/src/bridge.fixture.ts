@@ -1,0 +1,171 @@
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
+import { connectQueueBackend, enqueue, SECOND, type Pool, type QueueBackend, type SharedSettings } from '@outbox/core';
+import type { Queue } from 'bullmq';
+
+/** A job of the catalogue with no priorities; rows without a key are never duplicates. */
+export const JOB = 'reminder_24h';
+export const QUEUE = 'reminders';
+
+export interface RowRequest {
+  /** From now, by the database's clock. Negative: due already. */
+  dueInMs?: number;
+  priority?: number;
+  payload?: Record<string, unknown>;
+}
+
+/** Adds one row the way everybody does, and returns its id. */
+export async function addRow(pool: Pool, { dueInMs = -1 * SECOND, priority, payload = {} }: RowRequest = {}) {
+  const { rows } = await pool.query<{ at: Date }>(`select clock_timestamp() + $1 * interval '1 ms' as at`, [dueInMs]);
+  const scheduledAt = rows[0]?.at;
+  if (!scheduledAt) throw new Error('Postgres does not say what time it is');
+  const { id } = await enqueue(pool, JOB, { payload, scheduledAt, ...(priority === undefined ? {} : { priority }) });
+  return id;
+}
+
+export async function addRows(pool: Pool, count: number): Promise<string[]> {
+  const { rows } = await pool.query<{ id: string }>(
+    `select id from outbox.enqueue_many(name => $1, rows => (
+       select jsonb_agg(jsonb_build_object('payload', jsonb_build_object('n', n), 'scheduled_at', now()))
+       from generate_series(1, $2) as n
+     ))`,
+    [JOB, count],
+  );
+  return rows.map(({ id }) => id);
+}
+
+export interface RowView {
+  id: string;
+  state: string;
+  generation: number;
+  /** Epoch milliseconds, by the database's clock. */
+  scheduledMs: number;
+  publishedEpoch: string | null;
+  /** Generations that the bridge still has to look at. */
+  ready: number[];
+}
+
+export async function readRows(pool: Pool): Promise<RowView[]> {
+  const { rows } = await pool.query<RowView & Record<string, unknown>>(`
+    select
+      j.id, j.state, j.generation, extract(epoch from j.scheduled_at)::float8 * 1000 as "scheduledMs",
+      j.published_epoch as "publishedEpoch",
+      array(select r.generation from outbox.ready r where r.job_id = j.id order by 1) as ready
+    from outbox.jobs j
+    order by j.id`);
+  return rows;
+}
+
+export async function readRow(pool: Pool, id: string): Promise<RowView> {
+  const row = (await readRows(pool)).find((each) => each.id === id);
+  if (!row) throw new Error(`There is no row ${id}`);
+  return row;
+}
+
+/** How many rows are in each state. */
+export async function countStates(pool: Pool): Promise<Record<string, number>> {
+  const { rows } = await pool.query<{ state: string; count: number }>(
+    'select state, count(*)::int from outbox.jobs group by state',
+  );
+  return Object.fromEntries(rows.map(({ state, count }) => [state, count]));
+}
+
+export async function countReady(pool: Pool): Promise<number> {
+  const { rows } = await pool.query<{ count: number }>('select count(*)::int from outbox.ready');
+  return rows[0]?.count ?? 0;
+}
+
+export interface Queues {
+  backend: QueueBackend;
+  queue: Queue;
+  queueOf: (name: string) => Queue;
+  close(): Promise<void>;
+}
+
+/** The queue backend as the bridge connects to it, and the queue of `JOB`. */
+export async function openQueues(redisUrl: string, prefix: string): Promise<Queues> {
+  const settings: SharedSettings = {
+    DATABASE_URL: 'postgres://not-used',
+    OUTBOX_INSTANCE: 'test',
+    QUEUE_BACKEND: 'redis',
+    REDIS_URL: redisUrl,
+    QUEUE_PREFIX: prefix,
+    LOG_LEVEL: 'error',
+  };
+  const backend = await connectQueueBackend(settings, () => undefined);
+  const queues = new Map<string, Queue>();
+  const queueOf = (name: string) => {
+    const queue = queues.get(name) ?? backend.createQueue(name);
+    queues.set(name, queue);
+    return queue;
+  };
+  const queue = queueOf(QUEUE);
+  await queue.waitUntilReady();
+  const close = async () => {
+    await Promise.all([...queues.values()].map((each) => each.close()));
+    await backend.close();
+  };
+  return { backend, queue, queueOf, close };
+}
+
+type AddBulk = Queue['addBulk'];
+
+/** Wraps the queue's addBulk; `add` is the real one. Returns how to have the real one back. */
+export function interceptAdd(queue: Queue, intercept: (add: () => ReturnType<AddBulk>) => ReturnType<AddBulk>) {
+  const addBulk = queue.addBulk.bind(queue);
+  queue.addBulk = (jobs) => intercept(() => addBulk(jobs));
+  return () => void (queue.addBulk = addBulk);
+}
+
+/** A promise that is kept when the test says so. */
+export function createGate(): { opened: Promise<void>; open: () => void } {
+  let open = () => undefined as void;
+  const opened = new Promise<void>((resolve) => (open = resolve));
+  return { opened, open };
+}
+
+export interface Proxy {
+  url: string;
+  /** Breaks every connection and refuses new ones, until `restore`. */
+  cut(): Promise<void>;
+  restore(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Stands before a server: its port can be closed and opened again while the server goes on. */
+export async function startProxy(target: string): Promise<Proxy> {
+  const { port: targetPort, hostname } = new URL(target);
+  const sockets = new Set<Socket>();
+  const track = (socket: Socket) => {
+    sockets.add(socket);
+    socket.on('close', () => sockets.delete(socket)).on('error', () => undefined);
+    return socket;
+  };
+  const server = createServer((client) => {
+    const upstream = track(connect(Number(targetPort), hostname));
+    track(client).pipe(upstream).pipe(client);
+    client.on('close', () => upstream.destroy());
+    upstream.on('close', () => client.destroy());
+  });
+  const listen = async (port: number) => {
+    server.listen(port, '127.0.0.1');
+    await once(server, 'listening');
+    return (server.address() as AddressInfo).port;
+  };
+  const port = await listen(0);
+  const cut = async () => {
+    const closed = new Promise((resolve) => server.close(resolve));
+    for (const socket of sockets) socket.destroy();
+    await closed;
+  };
+  const url = new URL(target);
+  url.host = `127.0.0.1:${port}`;
+  return {
+    url: url.toString(),
+    cut,
+    restore: async () => void (await listen(port)),
+    close: async () => {
+      if (server.listening) await cut();
+    },
+  };
+}
