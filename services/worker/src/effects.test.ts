@@ -379,9 +379,10 @@ describe('a call that was started and never settled', () => {
   });
 
   it.each([
-    ['another run took its row over', (job: ClaimedJob) => takeOver(bundle.pool, job)],
-    ['its job was cancelled', (job: ClaimedJob) => requestCancel(bundle.pool, job.id)],
-  ])('is not made again by a run when %s during the look-up', async (_title, meanwhile) => {
+    // Not its to forget: the other run may have found it.
+    ['another run took its row over', (job: ClaimedJob) => takeOver(bundle.pool, job), 'started'],
+    ['its job was cancelled', (job: ClaimedJob) => requestCancel(bundle.pool, job.id), undefined],
+  ])('is not made again by a run when %s during the look-up', async (_title, meanwhile, state) => {
     const effect = createEffect({});
     const job = await add();
     await addStarted(effect.request, await add());
@@ -391,7 +392,7 @@ describe('a call that was started and never settled', () => {
     };
     await failureOf(ledgerOf(job).run(effect.request));
     expect(effect.seen.calls).toBe(0);
-    expect(await readEntry(effect.request)).toMatchObject({ state: 'started' });
+    expect((await readEntry(effect.request))?.state).toBe(state);
   });
 });
 
@@ -424,6 +425,19 @@ describe('a run whose attempts are spent', () => {
 });
 
 describe('undecided', () => {
+  it('is true while a call is under way, false once it is settled', async () => {
+    const effect = createEffect({});
+    const ledger = ledgerOf(await add());
+    let during: boolean | undefined;
+    effect.plan.call = () => {
+      during = ledger.undecided;
+      return Promise.resolve('ref');
+    };
+    await ledger.run(effect.request);
+    expect(during).toBe(true);
+    expect(ledger.undecided).toBe(false);
+  });
+
   it('stays while one of several calls may have been carried out', async () => {
     const ambiguous = createEffect({ call: () => Promise.reject(new Error('time-out')) });
     const decided = createEffect({ lookUp: () => Promise.resolve('found') });
@@ -507,6 +521,32 @@ describe('the fence', () => {
 });
 
 describe('a cancellation', () => {
+  it('ends a call that provably never arrived: it is forgotten, and nothing is left to decide', async () => {
+    const { request, seen } = createEffect({ lookUp: () => Promise.resolve(undefined) });
+    const job = await add();
+    await addStarted(request, job);
+    await requestCancel(bundle.pool, job.id);
+    const ledger = ledgerOf(await takeOver(bundle.pool, job));
+
+    // Anything else would bring the job back for ever: its call may not be made again, and it may not end before.
+    expect(await failureOf(ledger.run(request))).toBeInstanceOf(JobCancelledError);
+
+    expect(ledger.undecided).toBe(false);
+    expect(seen.calls).toBe(0);
+    expect(await readEntry(request)).toBeUndefined();
+  });
+
+  it('keeps what the provider did: a call that it finds is confirmed', async () => {
+    const { request, seen } = createEffect({ lookUp: () => Promise.resolve('found') });
+    const job = await add();
+    await addStarted(request, job);
+    await requestCancel(bundle.pool, job.id);
+    const ledger = ledgerOf(await takeOver(bundle.pool, job));
+    expect(await ledger.run(request)).toEqual({ state: 'confirmed', reference: 'found' });
+    expect(ledger.undecided).toBe(false);
+    expect(seen.calls).toBe(0);
+  });
+
   it('that has committed keeps every call from starting', async () => {
     const { request, seen } = createEffect({});
     const job = await add();

@@ -24,7 +24,7 @@ import type { ClaimedJob } from './claim.ts';
  *                        │
  *                        └─ the run died, or nobody answered: the next run asks the provider
  *                             found        → confirmed
- *                             not found    → started again, but only once no request can still be under way
+ *                             not found    → (none), but only once no request can still be under way
  *                             cannot tell  → asked again later, after an hour: unknown. A person decides; it is never
  *                                            sent again blindly
  *
@@ -59,19 +59,6 @@ const READ = /* sql */ `
   where key = $1
   limit 1`;
 
-/** Takes over a call that a dead run had started and that provably never arrived. */
-const START_AGAIN = /* sql */ `
-  with job as (
-    select 1
-    from outbox.jobs j
-    where j.id = $2 and j.run = $3 and j.state = 'active' and j.cancel_requested_at is null
-    for share
-  )
-  update outbox.effects e
-  set run = $3, job_id = $2, started_at = clock_timestamp(), deadline_at = clock_timestamp() + $5 * interval '1 ms'
-  from job
-  where e.key = $1 and e.state = 'started' and e.run = $4`;
-
 /** What the provider said is true whoever asked: no fence here. */
 const SETTLE = /* sql */ `
   update outbox.effects
@@ -81,6 +68,15 @@ const SETTLE = /* sql */ `
 const FORGET = /* sql */ `
   delete from outbox.effects
   where key = $1 and run = $2 and state = 'started'`;
+
+/** As above, of a run that died: only the run that holds the row may say so, or it would undo what that one found. */
+const FORGET_EARLIER = /* sql */ `
+  with job as (
+    select 1 from outbox.jobs j where j.id = $3 and j.run = $4 and j.state = 'active' for share
+  )
+  delete from outbox.effects e
+  using job
+  where e.key = $1 and e.run = $2 and e.state = 'started'`;
 
 /** A request that was on its way when the call gave up has arrived, or never will, this long after the deadline. */
 const SETTLE_MS = 15 * SECOND;
@@ -122,8 +118,10 @@ export class EffectLedger {
     this.#signal.throwIfAborted();
     const earlier = await this.#read(request.key);
     if (earlier && earlier.state !== 'started') return toOutcome(earlier);
-    if (earlier) return this.#decide(request, earlier);
+    return earlier ? this.#decide(request, earlier) : this.#startAndCall(request);
+  }
 
+  async #startAndCall(request: EffectRequest): Promise<EffectOutcome> {
     this.#assertAttemptsLeft(request.key);
     const deadline = performance.now() + request.timeoutMs;
     if (await this.#start(request)) return this.#call(request, deadline);
@@ -133,16 +131,15 @@ export class EffectLedger {
   async #start({ key, provider, request, timeoutMs }: EffectRequest): Promise<boolean> {
     const { id, run } = this.#job;
     this.#open.add(key); // from here on, an abort may find the call under way
-    const { rows } = await this.#waitingForCancels(key, () =>
-      this.#db.query<{ held: boolean; cancelled: boolean; started: boolean }>(START, [
-        key,
-        id,
-        run,
-        provider,
-        JSON.stringify(request),
-        timeoutMs,
-      ]),
-    );
+    const values = [key, id, run, provider, JSON.stringify(request), timeoutMs];
+    const { rows } = await this.#db
+      .query<{ held: boolean; cancelled: boolean; started: boolean }>(START, values)
+      .catch((error: unknown) => {
+        // A business transaction that may be cancelling this job has its row: ask again rather than wait without end.
+        if (codeOf(error) !== SQLSTATE.lockNotAvailable) throw error;
+        this.#open.delete(key);
+        throw new EffectUndecidedError(`Job ${id} is locked by another transaction.`, 1 * SECOND);
+      });
     const answer = rows[0];
     if (!answer?.started) this.#open.delete(key);
     if (!answer?.held) throw new LeaseLostError(`Job ${id} is held by another run; ${key} was not started.`);
@@ -190,16 +187,15 @@ export class EffectLedger {
     }
     const waitMs = row.deadlineInMs + SETTLE_MS;
     if (waitMs > 0) throw new EffectUndecidedError(`A call for ${request.key} may still be under way.`, waitMs);
-    if (!this.#hasAttemptsLeft) await this.#forget(request.key, row.run);
-    this.#assertAttemptsLeft(request.key);
-    const deadline = performance.now() + request.timeoutMs;
-    await this.#startAgain(request, row);
-    return this.#call(request, deadline);
+    // It never arrived: as if it had not been started.
+    await this.#db.query(FORGET_EARLIER, [request.key, row.run, this.#job.id, this.#job.run]);
+    this.#open.delete(request.key);
+    return this.#startAndCall(request);
   }
 
   /** A row whose attempts are spent gets one more run while a call of its is undecided: to decide it, not to make more. */
   #assertAttemptsLeft(key: string): void {
-    if (this.#hasAttemptsLeft) return;
+    if (this.#job.attempt <= this.#job.maxAttempts) return;
     throw new PermanentError(`The attempts are spent; ${key} is not sent any more.`, { code: 'attempts_spent' });
   }
 
@@ -217,13 +213,6 @@ export class EffectLedger {
     }
   }
 
-  async #startAgain({ key, timeoutMs }: EffectRequest, { run }: EffectRow): Promise<void> {
-    const { rowCount } = await this.#waitingForCancels(undefined, () =>
-      this.#db.query(START_AGAIN, [key, this.#job.id, this.#job.run, run, timeoutMs]),
-    );
-    if (rowCount === 0) throw new EffectUndecidedError(`Effect ${key} is being decided elsewhere.`, ASK_AGAIN_MS);
-  }
-
   async #settle<Settled extends EffectOutcome>(key: string, outcome: Settled): Promise<Settled> {
     await this.#db.query(SETTLE, [
       key,
@@ -235,10 +224,6 @@ export class EffectLedger {
     return outcome;
   }
 
-  get #hasAttemptsLeft(): boolean {
-    return this.#job.attempt <= this.#job.maxAttempts;
-  }
-
   /** The call was not carried out: nothing is left to decide. */
   async #forget(key: string, run: string): Promise<void> {
     await this.#db.query(FORGET, [key, run]);
@@ -248,17 +233,6 @@ export class EffectLedger {
   async #read(key: string): Promise<EffectRow | undefined> {
     const { rows } = await this.#db.query<EffectRow & Record<string, unknown>>(READ, [key]);
     return rows[0];
-  }
-
-  /** A business transaction that is cancelling this job has the row locked: ask again rather than wait without end. */
-  async #waitingForCancels<T>(newKey: string | undefined, statement: () => Promise<T>): Promise<T> {
-    try {
-      return await statement();
-    } catch (error) {
-      if (codeOf(error) !== SQLSTATE.lockNotAvailable) throw error;
-      if (newKey !== undefined) this.#open.delete(newKey);
-      throw new EffectUndecidedError(`Job ${this.#job.id} is locked by another transaction.`, 1 * SECOND);
-    }
   }
 }
 

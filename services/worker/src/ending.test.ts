@@ -93,6 +93,9 @@ describe('an error', () => {
     const failed = endingOfError(permanent, JOB);
     expect(unlessUndecided(failed, true)).toMatchObject({ kind: 'retried', error: permanent });
     expect(unlessUndecided(failed, false)).toBe(failed);
+    const cancelled = endingOfError(new JobCancelledError('stop'), JOB);
+    expect(unlessUndecided(cancelled, true)).toMatchObject({ kind: 'retried' });
+    expect(unlessUndecided(cancelled, false)).toBe(cancelled);
     const parked = endingOfError(rateLimited, JOB);
     expect(unlessUndecided(parked, true)).toBe(parked);
   });

@@ -2,13 +2,14 @@ import { MINUTE, SECOND, withTransaction } from '@outbox/core';
 import { createTestDatabase } from '@outbox/testing';
 import type { ClaimedJob } from './claim.ts';
 import type { Ending } from './ending.ts';
-import { createFinish, finishAll } from './finish.ts';
+import { createFinish, finishAll, type FinishRequest } from './finish.ts';
 import {
   addActive,
   addJobType,
   first,
   readAttempts,
   readRow,
+  requestCancel,
   takeOver,
   type RowRequest,
   type RowView,
@@ -33,7 +34,8 @@ afterAll(() => bundle.close());
 const add = (request?: Omit<RowRequest, 'state'>) => addActive(bundle.pool, request);
 const read = ({ id }: ClaimedJob) => readRow(bundle.pool, id);
 const attempts = ({ id }: ClaimedJob) => readAttempts(bundle.pool, id);
-const finish = async (job: ClaimedJob, ending: Written) => first(await finishAll(bundle.pool, [{ job, ending }]));
+const finish = async (job: ClaimedJob, ending: Written, more: Partial<FinishRequest> = {}) =>
+  first(await finishAll(bundle.pool, [{ job, ending, ...more }]));
 
 const DONE: Written = { kind: 'completed', result: { sent: 1 } };
 const error = new Error('provider on fire');
@@ -110,6 +112,41 @@ describe('a run after which the row comes back', () => {
     expect(row.dueMs).toBeLessThanOrEqual(row.nowMs + delayMs);
     expect(result).toEqual({ kind: 'finished', scheduledMs: row.dueMs });
     expect(await attempts(job)).toMatchObject([{ attempt: 2, outcome: ending.kind }]);
+  });
+});
+
+describe('a row that was asked to be cancelled', () => {
+  const COMING_BACK: Written[] = [
+    { kind: 'retried', delayMs: 1 * MINUTE, error },
+    { kind: 'parked', delayMs: 1 * MINUTE, error },
+    { kind: 'handed_back' },
+  ];
+
+  it.each(COMING_BACK)('does not come back: %j', async (ending) => {
+    const job = await add({ key: `cancelled ${ending.kind}`, holdsKey: true });
+    await requestCancel(bundle.pool, job.id);
+
+    expect(await finish(job, ending)).toMatchObject({ kind: 'otherwise', outcome: 'cancelled' });
+
+    const row = await read(job);
+    expect(row).toMatchObject({ state: 'cancelled', holdsKey: false, lockedBy: null, lockedUntilMs: null });
+    expect(row.finishedMs).toBeGreaterThan(row.nowMs - 5 * SECOND);
+    expect(await attempts(job)).toMatchObject([{ run: job.run, outcome: 'cancelled' }]);
+  });
+
+  it.each(COMING_BACK)('comes back all the same while a call of its is undecided: %j', async (ending) => {
+    const job = await add();
+    await requestCancel(bundle.pool, job.id);
+    expect(await finish(job, ending, { undecided: true })).toMatchObject({ kind: 'finished' });
+    expect(await read(job)).toMatchObject({ state: 'published', finishedMs: null });
+    expect(await attempts(job)).toMatchObject([{ outcome: ending.kind }]);
+  });
+
+  it('keeps the end it came to when that was reached before', async () => {
+    const job = await add();
+    await requestCancel(bundle.pool, job.id);
+    expect(await finish(job, DONE)).toMatchObject({ kind: 'finished' });
+    expect(await read(job)).toMatchObject({ state: 'completed' });
   });
 });
 

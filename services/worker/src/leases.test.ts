@@ -99,6 +99,37 @@ it('brings a cancel request back as an abort, and keeps the lease until the job 
   await expectRenewed(cancelled);
 });
 
+it('looks for cancellations in between, without renewing anything', async () => {
+  const [cancelled, kept] = [await addActive(bundle.pool), await addActive(bundle.pool)];
+  const before = [await read(cancelled), await read(kept)];
+  await requestCancel(bundle.pool, cancelled.id);
+  const { leases, aborted } = keepAll([cancelled, kept]);
+  await leases.checkCancels();
+  expect([...aborted.keys()]).toEqual([cancelled.id]);
+  expect(aborted.get(cancelled.id)).toBeInstanceOf(JobCancelledError);
+  for (const [index, job] of [cancelled, kept].entries()) {
+    expect((await read(job)).lockedUntilMs).toBe(before[index]?.lockedUntilMs);
+  }
+});
+
+it('does not abort an earlier run for the cancellation of a later one', async () => {
+  const job = await addActive(bundle.pool);
+  const later = await takeOver(bundle.pool, job);
+  await requestCancel(bundle.pool, later.id);
+  const { leases, aborted } = keepAll([job]);
+  await leases.checkCancels();
+  expect(aborted.size).toBe(0);
+});
+
+it('once started it brings a cancellation back within a second, however long the lease', async () => {
+  const job = await addActive(bundle.pool);
+  const { leases, aborted } = keepAll([job], { leaseMs: 10 * 60 * SECOND });
+  leases.start();
+  await requestCancel(bundle.pool, job.id);
+  await waitFor(() => expect(aborted.get(job.id)).toBeInstanceOf(JobCancelledError), { timeoutMs: 1 * SECOND });
+  await leases.stop();
+});
+
 it('skips a row that a transaction has locked: not aborted, the others renewed at once', async () => {
   const [locked, other] = [await addActive(bundle.pool), await addActive(bundle.pool, { leaseInMs: 1 })];
   const { leases, aborted } = keepAll([locked, other]);
