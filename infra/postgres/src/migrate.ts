@@ -119,9 +119,17 @@ class Ledger {
 
   /** Files of functions, triggers and views: all of the group again when one of them changed, in one transaction. */
   async reapplyChanged(group: string, files: SqlFile[], role?: string): Promise<void> {
-    // A new migration may bring tables that the functions' file of grants has to reach.
-    const hash = sha256([...files, ...(await sqlFiles('migrations'))].map((file) => file.hash).join());
+    // New tables, and roles of Supabase's that were not there before, need their grants.
+    const texts = [...files, ...(await sqlFiles('migrations'))].map((file) => file.hash);
+    const hash = sha256([...texts, ...(await this.#grantees())].join());
     if (this.#applied.get(group) !== hash) await this.#apply(files, role, { name: group, hash });
+  }
+
+  async #grantees(): Promise<string[]> {
+    const { rows } = await this.#client.query<{ name: string }>(
+      "select rolname as name from pg_roles where rolname in ('anon', 'authenticated', 'service_role') order by rolname",
+    );
+    return rows.map(({ name }) => name);
   }
 
   async #apply(files: SqlFile[], role: string | undefined, group?: { name: string; hash: string }): Promise<void> {

@@ -83,6 +83,12 @@ describe('withQueueBackend', () => {
     );
   });
 
+  test('names a missing REDIS_URL together with whatever else is wrong', () => {
+    const message = refusalOf({ DATABASE_URL: VALID.DATABASE_URL });
+    expect(message).toContain('OUTBOX_INSTANCE: is missing');
+    expect(message).toContain('REDIS_URL: is missing');
+  });
+
   test('Postgres as the backend needs none', () => {
     expect(load({ ...VALID, REDIS_URL: undefined, QUEUE_BACKEND: 'postgres' })).not.toHaveProperty('REDIS_URL');
   });

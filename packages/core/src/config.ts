@@ -96,6 +96,7 @@ export type SharedSettings = z.output<typeof sharedSettings>;
 /** Adds the rule that the Redis backend needs a `REDIS_URL`. */
 export function withQueueBackend<Schema extends z.ZodType<SharedSettings>>(schema: Schema): Schema {
   return schema.refine((settings) => settings.QUEUE_BACKEND === 'postgres' || settings.REDIS_URL !== undefined, {
+    when: () => true, // also when another setting is wrong: all are named at once
     path: ['REDIS_URL'],
     error: 'is missing: set it to redis://host:6379, or set QUEUE_BACKEND=postgres',
   });

@@ -2,7 +2,7 @@ import { pino, type DestinationStream, type Logger } from 'pino';
 
 export type { Logger } from 'pino';
 
-/** Fields that must never reach a log, wherever they hang. */
+/** Fields that must never reach a log, at the top of a line or one level below. */
 const SECRET_FIELDS = ['password', 'token', 'authToken', 'secret', 'authorization', 'cookie', 'phone', 'to', 'body'];
 
 export interface LoggerOptions {

@@ -239,6 +239,22 @@ describe('between two attempts', () => {
     expect(await attempt()).toMatchObject({ kind: 'done' });
     expect(await recordOf(autoSyncId)).toEqual({ recorded: [ANN], reminded: true, followUps: 1 });
   });
+
+  test('the contact who was texted is deleted: the attempt ends all the same', async () => {
+    const { pool, autoSyncId, crew, attempt } = await annTextedBobNot();
+    await pool.query('delete from public.contacts where id = $1', [crew.contactIds[0]]);
+    expect(await attempt()).toMatchObject({ kind: 'done' });
+    expect(texted()).toEqual([ANN, BOB]);
+    expect(await recordOf(autoSyncId)).toMatchObject({ reminded: true, followUps: 1 });
+  });
+
+  test('the auto sync is paused: the text of the first attempt is recorded all the same, and nothing follows', async () => {
+    const { pool, autoSyncId, attempt } = await annTextedBobNot();
+    await setStatus(pool, autoSyncId, 'paused');
+    await attempt();
+    expect(texted()).toEqual([ANN]);
+    expect(await recordOf(autoSyncId)).toEqual({ recorded: [ANN], reminded: false, followUps: 0 });
+  });
 });
 
 describe('an auto sync that is paused while its members are texted', () => {

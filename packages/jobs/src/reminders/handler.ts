@@ -1,4 +1,4 @@
-import { done, PermanentError, SECOND, skipped, type JobContext, type JobHandler } from '@outbox/core';
+import { done, PermanentError, SECOND, skipped, type JobContext, type JobHandler, type Outcome } from '@outbox/core';
 import { pauseCheck } from '../pause-checks/job.ts';
 import type { sendReminder } from './job.ts';
 import type { SmsClient } from './sms-client.ts';
@@ -20,7 +20,7 @@ export const handleSendReminder: JobHandler<typeof sendReminder, ReminderDepende
   context,
 ) => {
   const sync = await store.findAutoSync(context.db, autoSyncId);
-  if (sync?.status !== 'running') return skipped('auto_sync_not_running'); // the world moved on while we waited
+  if (sync?.status !== 'running') return skipWithRecord(autoSyncId, context); // the world moved on while we waited
   if (sync.lastReminderSentAt) return skipped('already_reminded');
 
   const recipients = await store.listRecipients(context.db, autoSyncId);
@@ -37,6 +37,14 @@ export const handleSendReminder: JobHandler<typeof sendReminder, ReminderDepende
     return done({ texts: await store.listTexts(tx, autoSyncId), unreachable: withoutPhone(recipients) });
   });
 };
+
+/** An earlier attempt may have texted some before the auto sync was paused. */
+async function skipWithRecord(autoSyncId: string, context: JobContext): Promise<Outcome> {
+  return context.complete(async (tx) => {
+    await store.recordMessages(tx, autoSyncId);
+    return skipped('auto_sync_not_running');
+  });
+}
 
 /**
  * Texts one after the other. Somebody who cannot be reached now does not keep the rest waiting: one error is thrown at

@@ -84,11 +84,13 @@ declare
   prefix text := 'reminder:' || record_messages.auto_sync_id || ':';
 begin
   insert into public.auto_sync_messages (auto_sync_id, contact_id, message_type, body, provider_sid, sent_at)
-  select record_messages.auto_sync_id, t.contact_id, 'reminder', t.body, t.reference, t.settled_at
+  select record_messages.auto_sync_id, c.id, 'reminder', t.body, t.reference, t.settled_at
   from reminders.texts t
+  left join public.contacts c on c.id = t.contact_id -- null for who was deleted since
   where t.key >= prefix
     and t.key < prefix || '~'
     and t.state = 'confirmed'
+    and exists (select from public.auto_syncs s where s.id = record_messages.auto_sync_id)
     and not exists (
       select from public.auto_sync_messages m
       where m.auto_sync_id = record_messages.auto_sync_id and m.provider_sid = t.reference
@@ -172,6 +174,7 @@ begin
     begin
       if not changed.resumed then
         perform reminders.cancel_jobs(array[changed.id]);
+        perform reminders.record_half_done(changed.id);
       elsif changed.last_reminder_sent_at is null then
         perform outbox.enqueue(
           name => 'reminder_24h', key => changed.id::text, payload => jsonb_build_object('autoSyncId', changed.id),
@@ -212,6 +215,20 @@ exception when others then
   )
   from deleted d;
   return null;
+end $$;
+
+-- Texts of a reminder that was stopped half way: it will not come to record them. What goes wrong here must not undo the
+-- cancellation.
+create or replace function reminders.record_half_done(auto_sync_id uuid) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform reminders.record_messages(record_half_done.auto_sync_id);
+exception when others then
+  perform outbox.record_capture_error(
+    table_name => 'public.auto_sync_messages', job_name => 'reminder_24h', key => record_half_done.auto_sync_id::text,
+    sqlstate => sqlstate, message => sqlerrm
+  );
 end $$;
 
 create or replace function reminders.cancel_jobs(auto_sync_ids uuid[]) returns bigint
