@@ -129,6 +129,15 @@ it('goes on after errors of Redis and says so meanwhile', async () => {
   expect(lines).toContainEqual(expect.objectContaining({ level: 'info', msg: 'rows published', added: 1 }));
 });
 
+it('takes a cancelled job out of BullMQ within a moment, also while asleep', async () => {
+  const { pool, queue, untilAsleep, untilPublished } = await start({ pollMs: 5 * MINUTE });
+  const id = await addRow(pool, { dueInMs: 1 * HOUR });
+  await untilPublished(1);
+  await untilAsleep();
+  await pool.query('insert into outbox.removals (queue, job_id, generation) values ($1, $2, 1)', [queue.name, id]);
+  await waitFor(async () => expect(await queue.getJob(`${id}-1`)).toBeUndefined());
+});
+
 it('brings a far row near once the publish window reaches it, and not before', async () => {
   const { pool, queue, untilPublished } = await start();
   const farId = await addRow(pool, { dueInMs: 100 * HOUR });

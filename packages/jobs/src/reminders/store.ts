@@ -17,7 +17,7 @@ const FIND_AUTO_SYNC = /* sql */ `
     id, organizer_id as "organizerId", event_name as "eventName", status,
     last_reminder_sent_at as "lastReminderSentAt", member_count::int as "memberCount",
     response_count::int as "responseCount", responses_needed::int as "responsesNeeded"
-  from reminders.auto_syncs
+  from reminders.standings
   where id = $1
   limit 1`;
 

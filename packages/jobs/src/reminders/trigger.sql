@@ -32,9 +32,9 @@ end $$;
 set local role outbox_owner;
 grant usage on schema reminders to outbox_worker;
 
--- One row per auto sync: how it stands. A goal of critical mass asks for metadata.critical_mass answers, else for half
+-- One row per auto sync: how it stands. Named so that it does not hide the table when both schemas are searched. A goal of critical mass asks for metadata.critical_mass answers, else for half
 -- of the members, rounded up; everyone asks for all of them.
-create or replace view reminders.auto_syncs as
+create or replace view reminders.standings as
 select
   s.id, s.organizer_id, s.event_name, s.status::text as status, s.response_goal::text as response_goal,
   s.last_reminder_sent_at, c.member_count, c.response_count,
@@ -269,7 +269,7 @@ from outbox.jobs j
 where j.name in ('reminder_24h', 'pause_check_48h');
 
 revoke execute on all functions in schema reminders from public;
-grant select on reminders.auto_syncs, reminders.recipients, reminders.texts to outbox_worker;
+grant select on reminders.standings, reminders.recipients, reminders.texts to outbox_worker;
 grant execute on function reminders.record_messages(uuid), reminders.mark_reminded(uuid) to outbox_worker;
 
 do $$

@@ -295,10 +295,10 @@ describe('what cannot be captured', () => {
   });
 });
 
-describe('reminders.auto_syncs', () => {
+describe('reminders.standings', () => {
   async function responsesNeeded(crew: Crew, metadata: unknown): Promise<unknown> {
     const id = await insertAutoSync(database.pool, crew, { responseGoal: 'critical_mass', metadata });
-    const asked = 'select responses_needed::int as n from reminders.auto_syncs where id = $1';
+    const asked = 'select responses_needed::int as n from reminders.standings where id = $1';
     return (await rowsOf(database.pool, asked, [id]))[0]?.n;
   }
 
@@ -307,7 +307,7 @@ describe('reminders.auto_syncs', () => {
     const id = await insertAutoSync(pool, crew, { metadata: { critical_mass: 1 } });
     const asked = `
       select response_goal, member_count::int as members, responses_needed::int as needed
-      from reminders.auto_syncs where id = $1`;
+      from reminders.standings where id = $1`;
     expect(await rowsOf(pool, asked, [id])).toEqual([{ response_goal: 'everyone', members: 3, needed: 3 }]);
   });
 
@@ -352,7 +352,7 @@ describe('reminders.auto_syncs', () => {
     const [id = '', other = ''] = await insertAutoSyncs(pool, crew, [{}, {}]);
     await respond(pool, id, [first, first, second, ...strangers]);
     await respond(pool, other, [third]);
-    const asked = 'select response_count::int as n from reminders.auto_syncs where id = $1';
+    const asked = 'select response_count::int as n from reminders.standings where id = $1';
     expect(await rowsOf(pool, asked, [id])).toEqual([{ n: 2 }]);
   });
 });
@@ -614,7 +614,7 @@ describe('the worker', () => {
         db,
         /* sql */ `
         select s.organizer_id, r.phone
-        from reminders.auto_syncs s join reminders.recipients r on r.auto_sync_id = s.id
+        from reminders.standings s join reminders.recipients r on r.auto_sync_id = s.id
         where s.id = $1`,
         [id],
       );
