@@ -110,7 +110,10 @@ it('polls without a listening connection behind a transaction pooler', async () 
   const { pool, untilPublished } = await start({ pollMs: 50, listen: false });
   await addRow(pool);
   await untilPublished(1);
-  const { rowCount } = await pool.query('select from pg_stat_activity where application_name = $1', [LISTENER]);
+  const { rowCount } = await pool.query(
+    'select from pg_stat_activity where application_name = $1 and datname = current_database()',
+    [LISTENER],
+  );
   expect(rowCount).toBe(0);
 });
 
