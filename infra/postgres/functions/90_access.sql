@@ -13,10 +13,12 @@ grant usage on sequence outbox.run to outbox_worker;
 grant insert on outbox.attempts to outbox_worker;
 grant insert, update, delete on outbox.effects to outbox_worker;
 grant insert on outbox.audit to outbox_api;
+grant update (epoch) on outbox.queues to outbox_bridge;
 
 revoke execute on all functions in schema outbox from public;
 grant execute on function outbox.job_uuid(bigint), outbox.job_id(uuid), outbox.uuid_or_null(text), outbox.awake_lock()
   to outbox_bridge, outbox_worker, outbox_api;
+grant execute on function outbox.unpublish(bigint[], int[], boolean) to outbox_bridge;
 grant execute on function
   outbox.enqueue(text, text, jsonb, uuid, timestamptz, int, int, text, text, text), outbox.enqueue_many(text, jsonb),
   outbox.cancel(text, text, text), outbox.cancel_many(text[], text[], text)

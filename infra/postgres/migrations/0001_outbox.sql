@@ -96,6 +96,8 @@ create unique index jobs_one_holder_of_a_key on outbox.jobs (name, key) where ho
 create unique index jobs_one_per_idempotency_key on outbox.jobs (name, owner_id, idempotency_key) nulls not distinct
   where idempotency_key is not null;
 create index jobs_by_key on outbox.jobs (key, name);
+-- Everything that is not over, earliest due first: what the bridge compares with BullMQ.
+create index jobs_open on outbox.jobs (scheduled_at, id) where finished_at is null;
 
 -- Idempotency keys of requests that were answered with a row that somebody else's request had made.
 create table outbox.idempotency_keys (

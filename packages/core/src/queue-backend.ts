@@ -18,6 +18,14 @@ export interface QueueBackend {
   createQueue(name: string): Queue;
   /** For running jobs. Waits for the backend to come back. */
   createWorker(name: string, processor: Processor, tuning: WorkerTuning): Worker;
+  /**
+   * The epoch that `writeEpoch` left with a queue's data; undefined when there is none. A backend that lost its data has
+   * lost the epoch with it.
+   */
+  readEpoch(queue: string): Promise<string | undefined>;
+  writeEpoch(queue: string, epoch: string): Promise<void>;
+  /** Of these BullMQ job ids, those that the backend still means to run (present, and neither completed nor failed). */
+  openJobs(queue: string, jobIds: string[]): Promise<Set<string>>;
   /** Rejects when the backend does not answer. */
   ping(): Promise<void>;
   /** Closes every connection; queues and workers are closed by who made them, before. */
@@ -63,6 +71,11 @@ async function connectRedisBackend(
     },
     createWorker: (name, processor, tuning) =>
       new Worker(name, processor, { ...tuning, connection: consumer, prefix: queuePrefix(prefix, name) }),
+    readEpoch: async (queue) => (await producer.hget(queueKey(prefix, queue, 'meta'), EPOCH_FIELD)) ?? undefined,
+    writeEpoch: async (queue, epoch) => {
+      await producer.hset(queueKey(prefix, queue, 'meta'), EPOCH_FIELD, epoch);
+    },
+    openJobs: (queue, jobIds) => openJobsInRedis(producer, (type) => queueKey(prefix, queue, type), jobIds),
     ping: async () => void (await producer.ping()),
     close: () => {
       producer.disconnect();
@@ -70,6 +83,27 @@ async function connectRedisBackend(
       return Promise.resolve();
     },
   };
+}
+
+/** Our field in BullMQ's hash of a queue's own data, which goes when the rest goes. */
+const EPOCH_FIELD = 'outboxEpoch';
+
+function queueKey(prefix: string, queue: string, type: string): string {
+  return `${queuePrefix(prefix, queue)}:${queue}:${type}`;
+}
+
+async function openJobsInRedis(redis: Redis, key: (type: string) => string, jobIds: string[]): Promise<Set<string>> {
+  const pipeline = redis.pipeline();
+  for (const id of jobIds) pipeline.exists(key(id)).zscore(key('completed'), id).zscore(key('failed'), id);
+  const answers = (await pipeline.exec()) ?? [];
+  const isOpen = (_id: string, index: number) => {
+    const [exists, completed, failed] = answers.slice(index * 3, index * 3 + 3).map(([error, value]) => {
+      if (error) throw error;
+      return value;
+    });
+    return exists === 1 && completed === null && failed === null;
+  };
+  return new Set(jobIds.filter(isOpen));
 }
 
 /** One hash tag a queue: on Redis Cluster a queue lives on one shard, and queues spread over shards. */
@@ -128,6 +162,28 @@ async function connectPostgresBackend(url: string, onError: (error: Error) => vo
     },
     createWorker: (name, processor, tuning) =>
       new Worker(name, processor, { ...tuning, connection: pool }, createPostgresBackend) as unknown as Worker,
+    readEpoch: async (queue) => {
+      const { rows } = await pool.query<{ value: string }>(
+        'select value from bullmq.meta where queue = $1 and field = $2 limit 1',
+        [queue, EPOCH_FIELD],
+      );
+      return rows[0]?.value;
+    },
+    writeEpoch: async (queue, epoch) => {
+      await pool.query(
+        /* sql */ `
+        insert into bullmq.meta (queue, field, value) values ($1, $2, $3)
+        on conflict (queue, field) do update set value = excluded.value`,
+        [queue, EPOCH_FIELD, epoch],
+      );
+    },
+    openJobs: async (queue, jobIds) => {
+      const { rows } = await pool.query<{ id: string }>(
+        "select id from bullmq.job where queue = $1 and id = any ($2) and state not in ('completed', 'failed')",
+        [queue, jobIds],
+      );
+      return new Set(rows.map(({ id }) => id));
+    },
     ping: async () => void (await pool.query('select 1')),
     close: () => pool.end(),
   };

@@ -12,6 +12,7 @@ import {
 import { queueNames } from '@outbox/jobs';
 import type { Queue } from 'bullmq';
 import { bridgeSettings } from './config.ts';
+import { Reconciler } from './reconcile.ts';
 import { PublishLoop, writePublishWindow } from './publish-loop.ts';
 import { WakeUp } from './wake-up.ts';
 
@@ -25,7 +26,7 @@ await runService({
       url,
       role,
       applicationName: 'outbox bridge',
-      max: 2,
+      max: 3,
       onError: (err) => log.warn({ err }, 'lost a Postgres connection'),
     });
     await assertPostgresReachable(pool, url);
@@ -55,9 +56,12 @@ await runService({
       queues: async () => void (await backend.ping()),
       publish: () => Promise.resolve(loop.problem),
     });
+    const reconciler = new Reconciler({ pool, backend, queues: queueNames(), log });
+    await reconciler.start();
     loop.start();
 
     return [
+      { name: 'reconciling', deadlineMs: 10 * SECOND, stop: () => reconciler.stop() },
       { name: 'publishing', deadlineMs: 10 * SECOND, stop: () => loop.stop() },
       { name: 'health server', deadlineMs: 1 * SECOND, stop: () => closeServer(health, 0) },
       {

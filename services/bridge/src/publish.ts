@@ -11,6 +11,8 @@ interface ReadyRow {
   queue: string;
   payload: Record<string, unknown>;
   priority: number;
+  /** Of its queue, before the job is added: if BullMQ's data is lost while we publish, the row will not match. */
+  epoch: string;
   /** Epoch milliseconds, by the database's clock, as is `nowMs`. */
   dueMs: number;
   nowMs: number;
@@ -27,24 +29,24 @@ const PICK_READY = /* sql */ `
   )
   select
     p.job_id as "jobId", p.generation, coalesce(j.state = 'pending' and j.generation = p.generation, false) as current,
-    j.name, j.queue, j.payload, j.priority,
+    j.name, j.queue, j.payload, j.priority, q.epoch,
     extract(epoch from j.scheduled_at)::float8 * 1000 as "dueMs",
     extract(epoch from clock_timestamp())::float8 * 1000 as "nowMs"
   from picked p
-  left join outbox.jobs j on j.id = p.job_id`;
+  left join outbox.jobs j on j.id = p.job_id
+  left join outbox.queues q on q.name = j.queue`;
 
 const MARK_PUBLISHED = /* sql */ `
   with held as (
-    select j.id
-    from unnest($1::bigint[], $2::int[]) as p (id, generation)
+    select j.id, p.epoch
+    from unnest($1::bigint[], $2::int[], $3::bigint[]) as p (id, generation, epoch)
     join outbox.jobs j on j.id = p.id and j.generation = p.generation
     where j.state = 'pending'
     order by j.id
     for no key update of j skip locked
   )
   update outbox.jobs j
-  set state = 'published', published_at = clock_timestamp(),
-      published_epoch = (select q.epoch from outbox.queues q where q.name = j.queue)
+  set state = 'published', published_at = clock_timestamp(), published_epoch = h.epoch
   from held h
   where j.id = h.id`;
 
@@ -145,7 +147,7 @@ function toBulkJob(row: ReadyRow): { name: string; data: unknown; opts: BulkJobO
 }
 
 async function markPublished(client: PoolClient, rows: ReadyRow[]): Promise<void> {
-  const marked = await client.query(MARK_PUBLISHED, idsOf(rows));
+  const marked = await client.query(MARK_PUBLISHED, [...idsOf(rows), rows.map(({ epoch }) => epoch)]);
   if (marked.rowCount !== rows.length) await client.query(REMOVE_CANCELLED, idsOf(rows));
 }
 

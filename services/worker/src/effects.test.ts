@@ -483,6 +483,13 @@ describe('the fence', () => {
     expect(await readEntry(request)).toBeUndefined();
   });
 
+  it('an aborted run is not told of earlier outcomes either', async () => {
+    const { request } = createEffect({});
+    await ledgerOf(await add()).run(request);
+    const reason = new LeaseLostError('ended');
+    expect(await failureOf(ledgerOf(await add(), AbortSignal.abort(reason)).run(request))).toBe(reason);
+  });
+
   it('a run that is aborted while the ledger is written makes no call and leaves no entry', async () => {
     const { request, seen } = createEffect({});
     const job = await add();

@@ -522,6 +522,7 @@ describe.each(['redis', 'postgres'] as const)('on the %s backend', (kind) => {
       const job = await untilBullMq(bundle, `${id}-1`, 'completed');
       expect(writes).toBe(2);
       expect(job.attemptsMade).toBe(1);
+      expect(job.returnvalue).toHaveProperty('completed');
       expect(await bundle.facts()).toEqual(['once']);
       expect(await readRow(bundle.pool, id)).toMatchObject({ state: 'completed', attempt: 1 });
       expect(await outcomesOf(bundle, id)).toEqual([[1, 'completed']]);

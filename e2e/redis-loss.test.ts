@@ -1,0 +1,112 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Redis } from 'ioredis';
+import { findRedisServer, startLocalRedis, type LocalRedis } from '@outbox/local';
+import { startTwilioSimulator, type TwilioSimulator } from '@outbox/simulators';
+import { createTestDatabase, startService, waitFor, type RunningService, type TestDatabase } from '@outbox/testing';
+
+const AUTO_SYNCS = 100;
+
+/** Long enough to lose Redis before the first reminder is due. */
+const DELAY = '6 s';
+
+let folder: string;
+let redis: LocalRedis;
+let db: TestDatabase;
+let sms: TwilioSimulator;
+let services: RunningService[];
+
+/** A Redis of our own, which may lose everything: it keeps nothing on disk. */
+async function startRedis(port?: number): Promise<LocalRedis> {
+  const binary = await findRedisServer();
+  if (!binary) throw new Error('npm test brings a Redis');
+  return startLocalRedis({ binary, dataDir: folder, persistent: false, ...(port === undefined ? {} : { port }) });
+}
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'outbox-redis-loss-'));
+  [redis, db, sms] = await Promise.all([startRedis(), createTestDatabase(), startTwilioSimulator()]);
+  const env = { DATABASE_URL: db.url, OUTBOX_INSTANCE: 'test', REDIS_URL: redis.url, SMS_SIMULATOR_URL: sms.url };
+  await db.pool.query('update outbox.job_types set operator_delay = $1', [DELAY]);
+  services = await Promise.all(
+    (['bridge', 'worker'] as const).map((name) => startService(name, { ...env, DATABASE_ROLE: `outbox_${name}` })),
+  );
+});
+
+afterEach(async () => {
+  await Promise.all(services.map((service) => service.kill('SIGKILL')));
+  await Promise.all([redis.stop(), sms.close(), db.drop()]);
+  await rm(folder, { recursive: true });
+});
+
+/** Each auto sync has a crew of its own with one member, so that each is texted under a number of its own. */
+async function insertAutoSyncs(): Promise<void> {
+  await db.pool.query(
+    `with organizer as (
+       insert into auth.users default values returning id
+     ), profile as (
+       insert into profiles (id) select id from organizer returning id
+     ), members as (
+       select p.id as owner, gen_random_uuid() as crew, gen_random_uuid() as contact, n
+       from profile p, generate_series(1, $1::int) n
+     ), crew as (
+       insert into crews (id, owner_id, name) select crew, owner, 'Crew ' || n from members
+     ), contact as (
+       insert into contacts (id, owner_id, name, phone)
+       select contact, owner, 'Member ' || n, '+1555555' || lpad(n::text, 4, '0') from members
+     ), member as (
+       insert into crew_members (crew_id, contact_id) select crew, contact from members
+     )
+     insert into auto_syncs (organizer_id, crew_id, event_name) select owner, crew, 'Event ' || n from members`,
+    [AUTO_SYNCS],
+  );
+}
+
+async function countStates(name: string): Promise<Record<string, number>> {
+  const { rows } = await db.pool.query<{ state: string; count: number }>(
+    'select state, count(*)::int from outbox.jobs where name = $1 group by state',
+    [name],
+  );
+  return Object.fromEntries(rows.map(({ state, count }) => [state, count]));
+}
+
+const losses: [string, () => Promise<void>][] = [
+  [
+    'FLUSHALL',
+    async () => {
+      const client = new Redis(redis.url);
+      await client.flushall();
+      client.disconnect();
+    },
+  ],
+  [
+    'a Redis that is killed and comes back empty',
+    async () => {
+      const { pid, port } = redis;
+      process.kill(pid, 'SIGKILL');
+      await redis.stop();
+      redis = await startRedis(port);
+    },
+  ],
+];
+
+it.each(losses)(
+  '%s loses no job and doubles none: each auto sync is reminded once, and paused',
+  async (_title, lose) => {
+    await insertAutoSyncs();
+    await waitFor(async () => expect(await countStates('reminder_24h')).toEqual({ published: AUTO_SYNCS }));
+    await lose();
+
+    await waitFor(async () => expect(await countStates('pause_check_48h')).toEqual({ completed: AUTO_SYNCS }), {
+      timeoutMs: 40_000,
+      intervalMs: 100,
+    });
+    const texted = sms.messages().map(({ to }) => to);
+    expect(texted).toHaveLength(AUTO_SYNCS);
+    expect(new Set(texted).size).toBe(AUTO_SYNCS);
+    const { rows } = await db.pool.query('select distinct status::text from auto_syncs');
+    expect(rows).toEqual([{ status: 'paused' }]);
+  },
+  60_000,
+);

@@ -1,0 +1,185 @@
+import { createTestDatabase, createTestPrefix, captureLogs } from '@outbox/testing';
+import { Worker } from 'bullmq';
+import {
+  addRow,
+  addRows,
+  countStates,
+  createGate,
+  interceptAdd,
+  openQueues,
+  QUEUE,
+  readRow,
+} from './bridge.fixture.ts';
+import { publishBatch } from './publish.ts';
+import { BEGINNING, checkPublished, followEpochs, takeBackOlder, type ReconcileOptions } from './reconcile.ts';
+
+const FUTURE_MS = 60 * 60 * 1_000;
+const EVER = { cursor: BEGINNING, withinMs: 10 * FUTURE_MS };
+
+async function setup() {
+  const database = await createTestDatabase();
+  const keys = createTestPrefix();
+  const { pool } = database;
+  const queues = await openQueues(keys.redisUrl, keys.prefix);
+  const { log, lines } = captureLogs();
+  const options: ReconcileOptions = { pool, backend: queues.backend, queues: [QUEUE], log };
+  await followEpochs(options, new Map());
+  return {
+    ...{ pool, options, lines, keys, queue: queues.queue },
+    publish: () => publishBatch({ pool, queueOf: queues.queueOf, limit: 5_000 }),
+    /** What one round of the reconciler does about epochs. */
+    followAndTakeBack: async () => {
+      const changed = await followEpochs(options, new Map());
+      return { changed, returned: await takeBackOlder(pool, [QUEUE]) };
+    },
+    delayed: async () => (await queues.queue.getDelayed()).map(({ id }) => id),
+    close: async () => {
+      await queues.close();
+      await keys.removeKeys();
+      await database.drop();
+    },
+  };
+}
+
+let bridge: Awaited<ReturnType<typeof setup>>;
+beforeEach(async () => {
+  bridge = await setup();
+});
+afterEach(() => bridge.close());
+
+describe('when a queue has lost all its data', () => {
+  it('every published row is published again, under a new generation and at its old instant', async () => {
+    const { pool, publish, keys, followAndTakeBack, delayed, queue } = bridge;
+    const id = await addRow(pool, { dueInMs: FUTURE_MS });
+    await publish();
+    const before = await readRow(pool, id);
+    await keys.removeKeys();
+
+    expect(await followAndTakeBack()).toEqual({ changed: [QUEUE], returned: 1 });
+    expect(await readRow(pool, id)).toMatchObject({ state: 'pending', generation: 2, ready: [2] });
+    await publish();
+
+    expect(await delayed()).toEqual([`${id}-2`]);
+    const job = await queue.getJob(`${id}-2`);
+    expect((job?.timestamp ?? 0) + (job?.delay ?? 0)).toBe(Math.ceil(before.scheduledMs));
+    expect(await followAndTakeBack()).toMatchObject({ returned: 0 });
+  });
+
+  it('thousands of rows go back in one round, and none that had ended', async () => {
+    const { pool, publish, keys, followAndTakeBack } = bridge;
+    const [finished] = await addRows(pool, 2_500);
+    await publish();
+    await pool.query("update outbox.jobs set state = 'completed', finished_at = now() where id = $1", [finished]);
+    await keys.removeKeys();
+
+    expect(await followAndTakeBack()).toMatchObject({ returned: 2_499 });
+    expect(await countStates(pool)).toEqual({ pending: 2_499, completed: 1 });
+  });
+
+  it('a publish that was under way meanwhile and commits later is found', async () => {
+    const { pool, publish, keys, followAndTakeBack, queue } = bridge;
+    await addRow(pool, { dueInMs: FUTURE_MS });
+    const [added, mayMark] = [createGate(), createGate()];
+    const restore = interceptAdd(queue, async (add) => {
+      const jobs = await add();
+      added.open();
+      await mayMark.opened;
+      return jobs;
+    });
+    const published = publish();
+    await added.opened;
+    await keys.removeKeys();
+    expect(await followAndTakeBack()).toMatchObject({ changed: [QUEUE], returned: 0 });
+
+    mayMark.open();
+    await published;
+    restore();
+    expect(await countStates(pool)).toEqual({ published: 1 });
+    expect(await takeBackOlder(pool, [QUEUE])).toBe(1);
+  });
+
+  it('two bridges raise the epoch once, and both know that rows are to be taken back', async () => {
+    const { pool, options, keys } = bridge;
+    const [first, second] = [new Map([[QUEUE, '1']]), new Map([[QUEUE, '1']])];
+    await keys.removeKeys();
+    const changed = await Promise.all([followEpochs(options, first), followEpochs(options, second)]);
+    await followEpochs(options, first);
+    const late = await followEpochs(options, second);
+    const { rows } = await pool.query<{ epoch: string }>('select epoch from outbox.queues where name = $1', [QUEUE]);
+    expect(rows).toEqual([{ epoch: '2' }]);
+    expect([...changed.flat(), ...late].length).toBeGreaterThanOrEqual(2);
+    expect([first.get(QUEUE), second.get(QUEUE)]).toEqual(['2', '2']);
+  });
+
+  it('an active row goes back only when its lease is over, and spends no attempt', async () => {
+    const { pool, publish, keys, followAndTakeBack } = bridge;
+    const [running, dead] = [await addRow(pool), await addRow(pool)];
+    await publish();
+    await pool.query(
+      `update outbox.jobs
+       set state = 'active', run = nextval('outbox.run'), attempt = 1, locked_by = 'a worker', started_at = now(),
+           locked_until = now() + case when id = $1 then interval '1 min' else interval '-1 ms' end`,
+      [running],
+    );
+    await keys.removeKeys();
+
+    expect(await followAndTakeBack()).toMatchObject({ returned: 1 });
+    const { rows } = await pool.query('select id, state, attempt, interruptions from outbox.jobs order by id');
+    expect(rows).toEqual([
+      { id: running, state: 'active', attempt: 1, interruptions: 0 },
+      { id: dead, state: 'pending', attempt: 0, interruptions: 1 },
+    ]);
+  });
+});
+
+describe('when a queue has lost some of its jobs', () => {
+  it('the scan publishes those again, and leaves the others alone', async () => {
+    const { pool, publish, options, queue, delayed } = bridge;
+    const ids = [await addRow(pool, { dueInMs: FUTURE_MS }), await addRow(pool, { dueInMs: FUTURE_MS })];
+    await publish();
+    await queue.remove(`${ids[0]}-1`);
+
+    expect(await checkPublished(options, EVER)).toEqual({ returned: 1, next: BEGINNING });
+    await publish();
+    expect((await delayed()).sort()).toEqual([`${ids[0]}-2`, `${ids[1]}-1`].sort());
+  });
+
+  it('a job that BullMQ keeps as completed, while its row is not, is added again under an id that is free', async () => {
+    const { pool, publish, options, queue, keys } = bridge;
+    const id = await addRow(pool);
+    await publish();
+    // Somebody else's worker ate it.
+    const thief = new Worker(QUEUE, () => Promise.resolve('eaten'), {
+      connection: { url: keys.redisUrl },
+      prefix: `{${keys.prefix}:${QUEUE}}`,
+    });
+    await new Promise((resolve) => thief.once('completed', resolve));
+    await thief.close();
+    expect(await queue.getJobState(`${id}-1`)).toBe('completed');
+
+    expect(await checkPublished(options, { cursor: BEGINNING, withinMs: 0 })).toMatchObject({ returned: 1 });
+    await publish();
+    expect(await queue.getJobState(`${id}-2`)).toBe('waiting');
+  });
+
+  it('the look at what is overdue does not touch what is not', async () => {
+    const { pool, publish, options, keys } = bridge;
+    await addRow(pool, { dueInMs: -60_000 });
+    await addRow(pool, { dueInMs: FUTURE_MS });
+    await publish();
+    await keys.removeKeys();
+    expect(await checkPublished(options, { cursor: BEGINNING, withinMs: -15_000 })).toMatchObject({ returned: 1 });
+  });
+
+  it('the scan goes on behind the last row it saw, even if a thousand are due in the same instant', async () => {
+    const { pool, publish, options, keys } = bridge;
+    await addRows(pool, 1_500);
+    await publish();
+    await keys.removeKeys();
+    const first = await checkPublished({ ...options, backend: { ...options.backend, openJobs: allOpen } }, EVER);
+    expect(first.returned).toBe(0);
+    expect(await checkPublished(options, { ...EVER, cursor: first.next })).toEqual({ returned: 500, next: BEGINNING });
+  });
+});
+
+const allOpen = (_queue: string, ids: string[]) => Promise.resolve(new Set(ids));
