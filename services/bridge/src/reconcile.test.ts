@@ -1,4 +1,4 @@
-import { createTestDatabase, createTestPrefix, captureLogs } from '@outbox/testing';
+import { captureLogs, createTestDatabase, createTestPrefix, waitFor } from '@outbox/testing';
 import { Worker } from 'bullmq';
 import {
   addRow,
@@ -11,7 +11,15 @@ import {
   readRow,
 } from './bridge.fixture.ts';
 import { publishBatch } from './publish.ts';
-import { BEGINNING, checkPublished, followEpochs, takeBackOlder, type ReconcileOptions } from './reconcile.ts';
+import {
+  BEGINNING,
+  findLost,
+  followEpochs,
+  Reconciler,
+  takeBackOlder,
+  unpublish,
+  type ReconcileOptions,
+} from './reconcile.ts';
 
 const FUTURE_MS = 60 * 60 * 1_000;
 const EVER = { cursor: BEGINNING, withinMs: 10 * FUTURE_MS };
@@ -139,7 +147,9 @@ describe('when a queue has lost some of its jobs', () => {
     await publish();
     await queue.remove(`${ids[0]}-1`);
 
-    expect(await checkPublished(options, EVER)).toEqual({ returned: 1, next: BEGINNING });
+    const { lost, next } = await findLost(options, EVER);
+    expect(next).toEqual(BEGINNING);
+    expect(await unpublish(pool, lost)).toBe(1);
     await publish();
     expect((await delayed()).sort()).toEqual([`${ids[0]}-2`, `${ids[1]}-1`].sort());
   });
@@ -157,18 +167,20 @@ describe('when a queue has lost some of its jobs', () => {
     await thief.close();
     expect(await queue.getJobState(`${id}-1`)).toBe('completed');
 
-    expect(await checkPublished(options, { cursor: BEGINNING, withinMs: 0 })).toMatchObject({ returned: 1 });
+    const { lost } = await findLost(options, { cursor: BEGINNING, withinMs: 0 });
+    expect(await unpublish(pool, lost)).toBe(1);
     await publish();
     expect(await queue.getJobState(`${id}-2`)).toBe('waiting');
   });
 
   it('the look at what is overdue does not touch what is not', async () => {
     const { pool, publish, options, keys } = bridge;
-    await addRow(pool, { dueInMs: -60_000 });
+    const overdue = await addRow(pool, { dueInMs: -60_000 });
     await addRow(pool, { dueInMs: FUTURE_MS });
     await publish();
     await keys.removeKeys();
-    expect(await checkPublished(options, { cursor: BEGINNING, withinMs: -15_000 })).toMatchObject({ returned: 1 });
+    const { lost } = await findLost(options, { cursor: BEGINNING, withinMs: -15_000 });
+    expect(lost).toMatchObject([{ id: overdue }]);
   });
 
   it('the scan goes on behind the last row it saw, even if a thousand are due in the same instant', async () => {
@@ -176,10 +188,34 @@ describe('when a queue has lost some of its jobs', () => {
     await addRows(pool, 1_500);
     await publish();
     await keys.removeKeys();
-    const first = await checkPublished({ ...options, backend: { ...options.backend, openJobs: allOpen } }, EVER);
-    expect(first.returned).toBe(0);
-    expect(await checkPublished(options, { ...EVER, cursor: first.next })).toEqual({ returned: 500, next: BEGINNING });
+    const first = await findLost(options, EVER);
+    const second = await findLost(options, { ...EVER, cursor: first.next });
+    expect([first.lost.length, second.lost.length]).toEqual([1_000, 500]);
+    expect(new Set([...first.lost, ...second.lost].map(({ id }) => id)).size).toBe(1_500);
+    expect(second.next).toEqual(BEGINNING);
+  });
+
+  it('a row that has moved on since it was looked for is not taken back', async () => {
+    const { pool, publish, options, keys } = bridge;
+    const id = await addRow(pool);
+    await publish();
+    await keys.removeKeys();
+    const { lost } = await findLost(options, EVER);
+    await pool.query("update outbox.jobs set state = 'completed', finished_at = now()");
+    expect(await unpublish(pool, lost)).toBe(0);
+    expect(await readRow(pool, id)).toMatchObject({ state: 'completed', generation: 1 });
   });
 });
 
-const allOpen = (_queue: string, ids: string[]) => Promise.resolve(new Set(ids));
+it('a running reconciler takes each lost row back once, whichever of its nets sees it first', async () => {
+  const { pool, publish, keys, options } = bridge;
+  await addRows(pool, 200);
+  await publish();
+  const reconciler = new Reconciler(options);
+  await reconciler.start();
+  await keys.removeKeys();
+  await waitFor(async () => expect(await countStates(pool)).toEqual({ pending: 200 }));
+  await reconciler.stop();
+  const { rows } = await pool.query('select distinct generation from outbox.jobs');
+  expect(rows).toEqual([{ generation: 2 }]);
+});

@@ -102,12 +102,13 @@ export async function takeBackOlder(pool: Pool, queues: readonly string[]): Prom
   return total;
 }
 
-interface Published {
+export interface Published {
   id: string;
   generation: number;
 }
 
-async function unpublish(pool: Pool, rows: Published[]): Promise<number> {
+/** Takes rows back that are still in the generation that was looked for; returns how many. */
+export async function unpublish(pool: Pool, rows: Published[]): Promise<number> {
   if (rows.length === 0) return 0;
   const { rows: answer } = await pool.query<{ returned: number }>(UNPUBLISH, [
     rows.map(({ id }) => id),
@@ -140,14 +141,14 @@ export interface Cursor {
 export const BEGINNING: Cursor = { scheduledAt: '-infinity', id: '0' };
 
 /**
- * Looks at up to 1,000 published rows behind `cursor` that are due within `withinMs` (negative: overdue for so long),
- * and takes back those that BullMQ does not have any more, or has as completed or failed although the row is not.
- * Returns how many, and where to go on: the beginning after the last.
+ * Looks at up to 1,000 published rows behind `cursor` that are due within `withinMs` (negative: overdue for so long).
+ * Returns those that BullMQ does not have any more, or has as completed or failed although the row is not; and where to
+ * go on: the beginning after the last.
  */
-export async function checkPublished(
+export async function findLost(
   { pool, backend }: ReconcileOptions,
   { cursor, withinMs }: { cursor: Cursor; withinMs: number },
-): Promise<{ returned: number; next: Cursor }> {
+): Promise<{ lost: Published[]; next: Cursor }> {
   const { rows } = await pool.query<OpenRow & Record<string, unknown>>(FIND_OPEN, [
     withinMs,
     cursor.scheduledAt,
@@ -159,9 +160,8 @@ export async function checkPublished(
     const open = await backend.openJobs(queue, ofQueue.map(bullJobId));
     lost.push(...ofQueue.filter((row) => !open.has(bullJobId(row))));
   }
-  const returned = await unpublish(pool, lost);
   const last = rows.at(-1);
-  return { returned, next: rows.length === BATCH && last ? last : BEGINNING };
+  return { lost, next: rows.length === BATCH && last ? last : BEGINNING };
 }
 
 function bullJobId({ id, generation }: Published): string {
@@ -234,15 +234,22 @@ export class Reconciler {
 
   async #checkOverdue(): Promise<void> {
     this.#overdueAt = Date.now() + CHECK_OVERDUE_EVERY_MS;
-    const { returned } = await checkPublished(this.#options, { cursor: BEGINNING, withinMs: -OVERDUE_MS });
-    this.#note('overdue', returned);
+    const { lost } = await findLost(this.#options, { cursor: BEGINNING, withinMs: -OVERDUE_MS });
+    await this.#takeBack('overdue', lost);
   }
 
   async #scan(): Promise<void> {
     this.#scanAt = Date.now() + SCAN_EVERY_MS;
-    const { returned, next } = await checkPublished(this.#options, { cursor: this.#cursor, withinMs: EVER_MS });
+    const { lost, next } = await findLost(this.#options, { cursor: this.#cursor, withinMs: EVER_MS });
     this.#cursor = next;
-    this.#note('scan', returned);
+    await this.#takeBack('scan', lost);
+  }
+
+  /** If everything was lost a moment ago, the epoch is raised first: taken back before, rows would be so twice. */
+  async #takeBack(net: string, lost: Published[]): Promise<void> {
+    if (lost.length === 0) return;
+    await this.#followEpochs();
+    this.#note(net, await unpublish(this.#options.pool, lost));
   }
 
   #note(net: string, returned: number): void {
