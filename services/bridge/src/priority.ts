@@ -1,5 +1,3 @@
-import { findDefinition } from '@outbox/jobs';
-
 /** BullMQ's range; 1 runs first. */
 const HIGHEST = 1;
 const LOWEST = 2_097_151;
@@ -10,7 +8,7 @@ const MIDDLE = 1_000_000;
  * before all that have one, so in a queue that uses priorities every job gets a number; elsewhere none does, which is
  * cheaper.
  */
-export function toBullPriority(jobName: string, priority: number): number | undefined {
-  if (!findDefinition(jobName)?.prioritized) return undefined;
+export function toBullPriority(priority: number, isPrioritized: boolean): number | undefined {
+  if (!isPrioritized) return undefined;
   return Math.min(LOWEST, Math.max(HIGHEST, MIDDLE - priority));
 }

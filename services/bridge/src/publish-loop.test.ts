@@ -129,7 +129,7 @@ it('goes on after errors of Redis and says so meanwhile', async () => {
   await untilPublished(1);
   await waitFor(() => expect(loop.problem).toBeUndefined());
   expect(lines).toContainEqual(expect.objectContaining({ level: 'error', msg: 'publish failed' }));
-  expect(lines).toContainEqual(expect.objectContaining({ level: 'info', msg: 'rows published', added: 1 }));
+  expect(lines).toContainEqual(expect.objectContaining({ level: 'info', msg: 'rows published', published: 1 }));
 });
 
 it('takes a cancelled job out of BullMQ within a moment, also while asleep', async () => {

@@ -1,3 +1,4 @@
+import { setTimeout as wait } from 'node:timers/promises';
 import { SECOND, type Logger, type Pool, type Queryable } from '@outbox/core';
 import { publishBatch, type PublishOptions } from './publish.ts';
 import { carryOutRemovals } from './removals.ts';
@@ -42,7 +43,7 @@ export class PublishLoop {
   problem: string | undefined;
   readonly #options: PublishLoopOptions;
   readonly #pool: Pool;
-  #stopped = false;
+  readonly #stop = new AbortController();
   #running: Promise<void> | undefined;
   #nearAt = 0;
   #removeAt = 0;
@@ -59,63 +60,74 @@ export class PublishLoop {
 
   /** Finishes the batch in hand. */
   async stop(): Promise<void> {
-    this.#stopped = true;
+    this.#stop.abort();
     this.#options.wakeUp?.wake();
     await this.#running;
   }
 
   async #run(): Promise<void> {
     const { wakeUp, pollMs } = this.#options;
-    while (!this.#stopped) {
+    while (!this.#stop.signal.aborted) {
       await wakeUp?.acquire();
       await this.#publishUntilQuiet();
       await wakeUp?.release();
-      if (this.#stopped || (await this.#publish()) > 0) continue;
+      if (this.#stop.signal.aborted || (await this.#publish()) > 0) continue;
       if (wakeUp) await wakeUp.wait(pollMs);
-      else await pause(pollMs);
+      else await this.#pause(pollMs);
     }
   }
 
   async #publishUntilQuiet(): Promise<void> {
-    let quietSince = Date.now();
-    while (!this.#stopped && Date.now() - quietSince < LINGER_MS) {
-      if ((await this.#publish()) > 0) quietSince = Date.now();
-      else await pause(LOOK_EVERY_MS);
+    let quietSince = performance.now();
+    while (!this.#stop.signal.aborted && performance.now() - quietSince < LINGER_MS) {
+      if ((await this.#publish()) > 0) quietSince = performance.now();
+      else await this.#pause(LOOK_EVERY_MS);
     }
   }
 
-  /** One batch; returns how many jobs it added. An error is logged and waited out: the rows stay where they are. */
+  /** One batch; returns how many rows it published. An error is logged and waited out: the rows stay where they are. */
   async #publish(): Promise<number> {
     const { log } = this.#options;
+    await this.#remove();
     try {
       await this.#bringNear();
-      await this.#remove();
       const started = performance.now();
-      const { added } = await publishBatch(this.#options);
-      if (added > 0) log.info({ added, durationMs: Math.round(performance.now() - started) }, 'rows published');
+      const { published } = await publishBatch(this.#options);
+      if (published > 0) log.info({ published, durationMs: Math.round(performance.now() - started) }, 'rows published');
       this.problem = undefined;
       this.#retryMs = FIRST_RETRY_MS;
-      return added;
+      return published;
     } catch (err) {
       this.problem = err instanceof Error ? err.message : String(err);
       log.error({ err, retryMs: this.#retryMs }, 'publish failed');
-      await pause(this.#retryMs);
+      await this.#pause(this.#retryMs);
       this.#retryMs = Math.min(this.#retryMs * 2, LONGEST_RETRY_MS);
       return 0;
     }
   }
 
+  /** Ends early when the loop is stopped. */
+  async #pause(ms: number): Promise<void> {
+    await wait(ms, undefined, { signal: this.#stop.signal }).catch(() => undefined);
+  }
+
   async #remove(): Promise<void> {
-    if (Date.now() < this.#removeAt) return;
-    const removed = await carryOutRemovals(this.#options);
-    if (removed > 0) this.#options.log.info({ removed }, 'cancelled jobs removed');
-    this.#removeAt = Date.now() + REMOVE_EVERY_MS;
+    if (performance.now() < this.#removeAt) return;
+    try {
+      const removed = await carryOutRemovals(this.#options);
+      if (removed > 0) this.#options.log.info({ removed }, 'cancelled jobs removed');
+      this.#removeAt = performance.now() + REMOVE_EVERY_MS;
+    } catch (err) {
+      // The claim drops a cancelled job anyway: publishing goes on.
+      this.#options.log.warn({ err }, 'cancelled jobs not removed');
+      this.#removeAt = performance.now() + LONGEST_RETRY_MS;
+    }
   }
 
   async #bringNear(): Promise<void> {
-    if (Date.now() < this.#nearAt) return;
+    if (performance.now() < this.#nearAt) return;
     await this.#pool.query(BRING_NEAR);
-    this.#nearAt = Date.now() + BRING_NEAR_EVERY_MS;
+    this.#nearAt = performance.now() + BRING_NEAR_EVERY_MS;
   }
 }
 
@@ -127,8 +139,4 @@ export async function writePublishWindow(db: Queryable, windowMs: number): Promi
     where publish_window <> $1 * interval '1 ms'`,
     [windowMs],
   );
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

@@ -1,4 +1,5 @@
 import { withTransaction, type Pool, type PoolClient } from '@outbox/core';
+import { findDefinition } from '@outbox/jobs';
 import type { BulkJobOptions, Queue } from 'bullmq';
 import { toBullPriority } from './priority.ts';
 
@@ -90,8 +91,8 @@ export interface PublishOptions {
 export interface Published {
   /** Rows looked at; fewer than `limit` means that nothing more was waiting. */
   picked: number;
-  /** Jobs given to BullMQ. */
-  added: number;
+  /** Rows that are published now: given to BullMQ and marked. */
+  published: number;
 }
 
 /**
@@ -112,9 +113,9 @@ export async function publishBatch(options: PublishOptions): Promise<Published> 
     const { rows } = await client.query<ReadyRow>(PICK_READY, [options.limit]); // 1
     const current = rows.filter((row) => row.current);
     await addToQueues(current, options.queueOf); // 2
-    if (current.length > 0) await markPublished(client, current); // 3
+    const published = current.length > 0 ? await markPublished(client, current) : 0; // 3
     if (rows.length > 0) await removeSettled(client, rows); // 4
-    return { picked: rows.length, added: current.length };
+    return { picked: rows.length, published };
   });
 }
 
@@ -137,7 +138,7 @@ function toBulkJob(row: ReadyRow): { name: string; data: unknown; opts: BulkJobO
       jobId: `${row.jobId}-${row.generation}`,
       timestamp,
       delay: Math.max(0, Math.ceil(row.dueMs) - timestamp),
-      priority: toBullPriority(row.name, row.priority),
+      priority: toBullPriority(row.priority, findDefinition(row.name)?.prioritized ?? false),
       attempts: GENEROUS_ATTEMPTS,
       backoff: { type: 'row' },
       removeOnComplete: KEEP_COMPLETED,
@@ -146,9 +147,10 @@ function toBulkJob(row: ReadyRow): { name: string; data: unknown; opts: BulkJobO
   };
 }
 
-async function markPublished(client: PoolClient, rows: ReadyRow[]): Promise<void> {
+async function markPublished(client: PoolClient, rows: ReadyRow[]): Promise<number> {
   const marked = await client.query(MARK_PUBLISHED, [...idsOf(rows), rows.map(({ epoch }) => epoch)]);
   if (marked.rowCount !== rows.length) await client.query(REMOVE_CANCELLED, idsOf(rows));
+  return marked.rowCount ?? 0;
 }
 
 /**

@@ -16,20 +16,13 @@ export interface RemovalOptions {
 
 /**
  * Takes up to `limit` cancelled jobs out of BullMQ and returns how many were asked for. A job that is not there any more,
- * or that a worker has just taken, is no error: the claim drops it. Rejects when the queue backend does not answer; the
+ * or that a worker has just taken, is left as it is: the claim drops it. Rejects when the queue backend does not answer; the
  * removals stay then. A crash before the commit leaves them too, and removing twice does nothing.
  */
 export async function carryOutRemovals({ pool, queueOf, limit }: RemovalOptions): Promise<number> {
   return withTransaction(pool, async (client) => {
     const { rows } = await client.query<{ queue: string; bullJobId: string }>(TAKE, [limit]);
-    await Promise.all(rows.map(({ queue, bullJobId }) => removeFrom(queueOf(queue), bullJobId)));
+    await Promise.all(rows.map(({ queue, bullJobId }) => queueOf(queue).remove(bullJobId)));
     return rows.length;
-  });
-}
-
-async function removeFrom(queue: Queue, bullJobId: string): Promise<void> {
-  // Rejects for a job that a worker holds; false for one that is not there.
-  await queue.remove(bullJobId).catch((error: unknown) => {
-    if (!(error instanceof Error) || !/locked|could not be removed/i.test(error.message)) throw error;
   });
 }

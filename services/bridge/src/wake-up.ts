@@ -101,9 +101,14 @@ export class WakeUp {
     client.on('end', () => {
       if (this.#client === client) this.#client = undefined;
     });
-    await client.connect();
-    await client.query(`set lock_timeout = ${LOCK_TIMEOUT_MS}`);
-    await client.query('listen outbox_ready');
-    return client;
+    try {
+      await client.connect();
+      await client.query(`set lock_timeout = ${LOCK_TIMEOUT_MS}`);
+      await client.query('listen outbox_ready');
+      return client;
+    } catch (error) {
+      client.end().catch(() => undefined);
+      throw error;
+    }
   }
 }

@@ -87,7 +87,7 @@ const CLAIM = /* sql */ `
   ),
   given_up as (
     update outbox.jobs j
-    set state = 'failed', reason = 'interrupted_too_often', last_error = 'Its worker died ' || $5 || ' times.',
+    set state = 'failed', reason = 'interrupted_too_often', last_error = 'Its worker died more than ' || $5 || ' times.',
         locked_by = null, locked_until = null, holds_key = false, finished_at = clock_timestamp()
     from claimable c
     where j.id = c.id and c.interrupted and c.interruptions >= $5

@@ -161,6 +161,12 @@ export function describeError(error: unknown): string {
   return clean(text).slice(0, LONGEST_ERROR);
 }
 
+/** The result as Postgres and BullMQ can keep it. */
+export function storable(result: unknown): unknown {
+  const json = toJson(result);
+  return json === null || json === undefined ? null : (JSON.parse(json) as unknown);
+}
+
 /** What Postgres keeps as JSON; a result that cannot be kept must not keep its row from ending. */
 function toJson(value: unknown): string | null {
   if (value === undefined) return null;

@@ -15,7 +15,7 @@ import {
 import { DelayedError, UnrecoverableError, type Job } from 'bullmq';
 import type { ClaimedJob, Delivery, Verdict } from './claim.ts';
 import { endingOf, endingOfError, endingOfRecord, unlessUndecided, type Ending } from './ending.ts';
-import { describeError, type FinishRequest, type FinishResult } from './finish.ts';
+import { describeError, storable, type FinishRequest, type FinishResult } from './finish.ts';
 import { JobRun } from './job-run.ts';
 import type { Leases } from './leases.ts';
 import { untilItWorks } from './until-it-works.ts';
@@ -58,7 +58,7 @@ export async function runJob<Dependencies extends object>(
   const delivery = parseJobId(bullJob.id);
   if (!delivery) return { dropped: 'not_ours' };
   const decision = await decide(delivery, bullJob, runner).catch((err: unknown): Decision => {
-    runner.log.error({ err, jobId: bullJob.id }, 'job undecided');
+    if (!runner.handBack.aborted) runner.log.error({ err, jobId: bullJob.id }, 'job undecided');
     return { kind: 'later', atMs: runner.clock.now() + UNDECIDED_RETRY_MS };
   });
   return answer(decision, bullJob, token, runner.clock);
@@ -201,7 +201,7 @@ const LOST_RETRY_MS = 1_000;
 function decisionOf(ending: Ending, dueMs: number): Decision {
   switch (ending.kind) {
     case 'completed':
-      return { kind: 'complete', value: { completed: ending.result ?? null } };
+      return { kind: 'complete', value: { completed: storable(ending.result) } };
     case 'skipped':
     case 'cancelled':
       return { kind: 'complete', value: { [ending.kind]: ending.reason } };
