@@ -92,7 +92,8 @@ export class PublishLoop {
     try {
       await this.#bringNear();
       const started = performance.now();
-      const { published } = await publishBatch(this.#options);
+      const { published, refused } = await publishBatch(this.#options);
+      if (refused.length > 0) log.error({ outboxIds: refused }, 'rows refused by the queue');
       if (published > 0) log.info({ published, durationMs: Math.round(performance.now() - started) }, 'rows published');
       this.problem = undefined;
       this.#retryMs = FIRST_RETRY_MS;

@@ -1,6 +1,7 @@
 import { withTransaction, type Pool, type PoolClient } from '@outbox/core';
 import { findDefinition } from '@outbox/jobs';
-import type { BulkJobOptions, Queue } from 'bullmq';
+import type { Queue } from 'bullmq';
+import { addJobs, type BulkJob, type Refused } from './add-jobs.ts';
 import { toBullPriority } from './priority.ts';
 
 interface ReadyRow {
@@ -68,6 +69,29 @@ const REMOVE_CANCELLED = /* sql */ `
   join outbox.jobs j on j.id = p.id
   where j.state = 'cancelled' or j.generation <> p.generation`;
 
+/** A row that BullMQ refuses alone, time and again, fails: it would hold a place in every batch for ever. */
+const MOST_REFUSALS = 5;
+
+const NOTE_REFUSAL = /* sql */ `
+  with refused as (
+    select j.id, p.error
+    from unnest($1::bigint[], $2::int[], $3::text[]) as p (id, generation, error)
+    join outbox.jobs j on j.id = p.id and j.generation = p.generation
+    where j.state = 'pending'
+    order by j.id
+    for no key update of j skip locked
+  )
+  update outbox.jobs j
+  set publish_failures = j.publish_failures + 1,
+      last_error = r.error,
+      state = case when j.publish_failures + 1 >= ${MOST_REFUSALS} then 'failed' else j.state end,
+      reason = case when j.publish_failures + 1 >= ${MOST_REFUSALS} then 'refused_by_queue' else j.reason end,
+      finished_at = case when j.publish_failures + 1 >= ${MOST_REFUSALS} then clock_timestamp() end,
+      holds_key = j.holds_key and j.publish_failures + 1 < ${MOST_REFUSALS}
+  from refused r
+  where j.id = r.id
+  returning j.id, j.state`;
+
 const PUT_OFF = /* sql */ `
   update outbox.ready r
   set retry_at = clock_timestamp() + interval '200 ms'
@@ -93,6 +117,8 @@ export interface Published {
   picked: number;
   /** Rows that are published now: given to BullMQ and marked. */
   published: number;
+  /** Ids of rows that BullMQ refused, each by itself; after five refusals a row has failed. */
+  refused: string[];
 }
 
 /**
@@ -112,26 +138,35 @@ export async function publishBatch(options: PublishOptions): Promise<Published> 
   return withTransaction(options.pool, async (client) => {
     const { rows } = await client.query<ReadyRow>(PICK_READY, [options.limit]); // 1
     const current = rows.filter((row) => row.current);
-    await addToQueues(current, options.queueOf); // 2
-    const published = current.length > 0 ? await markPublished(client, current) : 0; // 3
+    const refused = await addToQueues(current, options.queueOf); // 2
+    const added = current.filter((row) => !refused.some((refusal) => refusal.row === row));
+    const published = added.length > 0 ? await markPublished(client, added) : 0; // 3
+    if (refused.length > 0) await noteRefusals(client, refused);
     if (rows.length > 0) await removeSettled(client, rows); // 4
-    return { picked: rows.length, published };
+    return { picked: rows.length, published, refused: refused.map(({ row }) => row.jobId) };
   });
 }
 
-async function addToQueues(rows: ReadyRow[], queueOf: (name: string) => Queue): Promise<void> {
+async function addToQueues(rows: ReadyRow[], queueOf: (name: string) => Queue): Promise<Refused<ReadyRow>[]> {
+  const refused: Refused<ReadyRow>[] = [];
   for (const name of new Set(rows.map(({ queue }) => queue))) {
-    await queueOf(name).addBulk(rows.filter(({ queue }) => queue === name).map(toBulkJob));
+    const ofQueue = rows.filter(({ queue }) => queue === name);
+    refused.push(...(await addJobs(queueOf(name), ofQueue.map(toBulkJob))));
   }
+  // Only next to a job that was accepted is a refusal the row's own; otherwise nothing says that the backend takes any.
+  const [first] = refused;
+  if (first && refused.length === rows.length) throw first.error;
+  return refused;
 }
 
 /**
  * BullMQ adds the delay to its caller's clock unless told the time: both are the database's here, so the clock of the
  * bridge does not matter. A due time between two milliseconds rounds up: never early.
  */
-function toBulkJob(row: ReadyRow): { name: string; data: unknown; opts: BulkJobOptions } {
+function toBulkJob(row: ReadyRow): BulkJob<ReadyRow> {
   const timestamp = Math.floor(row.nowMs);
   return {
+    row,
     name: row.name,
     data: row.payload,
     opts: {
@@ -153,9 +188,17 @@ async function markPublished(client: PoolClient, rows: ReadyRow[]): Promise<numb
   return marked.rowCount ?? 0;
 }
 
+async function noteRefusals(client: PoolClient, refused: Refused<ReadyRow>[]): Promise<void> {
+  const errors = refused.map(({ error }) => error.message.slice(0, LONGEST_ERROR));
+  await client.query(NOTE_REFUSAL, [...idsOf(refused.map(({ row }) => row)), errors]);
+}
+
+/** Longest text kept of an error. */
+const LONGEST_ERROR = 1_000;
+
 /**
- * Rows that were marked, or had moved on, are done with. One that is still pending is locked by somebody (a claim, or a
- * business transaction that enqueued a duplicate): it stays and is looked at again a little later, not in a busy loop.
+ * Rows that were marked, or had moved on, are done with. One that is still pending was refused, or is locked by somebody (a
+ * claim, or a business transaction that enqueued a duplicate): it stays and is looked at again a little later, not in a busy loop.
  */
 async function removeSettled(client: PoolClient, rows: ReadyRow[]): Promise<void> {
   const removed = await client.query(REMOVE_SETTLED, idsOf(rows));
