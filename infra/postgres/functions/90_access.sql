@@ -6,6 +6,7 @@ grant usage on schema outbox to outbox_bridge, outbox_worker, outbox_api;
 grant select on all tables in schema outbox to outbox_bridge, outbox_worker, outbox_api;
 grant update (publish_window) on outbox.meta to outbox_bridge;
 grant update on outbox.jobs to outbox_bridge, outbox_worker;
+grant delete on outbox.jobs, outbox.attempts, outbox.idempotency_keys, outbox.effects to outbox_bridge;
 grant select, update, delete on outbox.ready to outbox_bridge;
 grant select, insert, update, delete on outbox.removals to outbox_bridge;
 grant insert, update, delete on outbox.services to outbox_bridge, outbox_worker, outbox_api;

@@ -98,6 +98,7 @@ create unique index jobs_one_per_idempotency_key on outbox.jobs (name, owner_id,
 create index jobs_by_key on outbox.jobs (key, name);
 -- Everything that is not over, earliest due first: what the bridge compares with BullMQ.
 create index jobs_open on outbox.jobs (scheduled_at, id) where finished_at is null;
+create index jobs_finished on outbox.jobs (finished_at) where finished_at is not null;
 
 -- Idempotency keys of requests that were answered with a row that somebody else's request had made.
 create table outbox.idempotency_keys (
@@ -172,6 +173,7 @@ create table outbox.effects (
   constraint confirmed_effects_have_a_reference check (state <> 'confirmed' or reference is not null)
 );
 create index effects_by_job on outbox.effects (job_id);
+create index effects_settled on outbox.effects (settled_at) where settled_at is not null;
 create index effects_unsettled on outbox.effects (started_at) where state in ('started', 'unknown');
 
 -- Which table writes which job, and since when the sweep may look.

@@ -12,6 +12,7 @@ import {
 import { queueNames } from '@outbox/jobs';
 import type { Queue } from 'bullmq';
 import { bridgeSettings } from './config.ts';
+import { Pruner } from './prune.ts';
 import { Reconciler } from './reconcile.ts';
 import { PublishLoop, writePublishWindow } from './publish-loop.ts';
 import { WakeUp } from './wake-up.ts';
@@ -57,10 +58,13 @@ await runService({
       publish: () => Promise.resolve(loop.problem),
     });
     const reconciler = new Reconciler({ pool, backend, queues: queueNames(), log });
+    const pruner = new Pruner(pool, log);
     await reconciler.start();
     loop.start();
+    pruner.start();
 
     return [
+      { name: 'pruning', deadlineMs: 10 * SECOND, stop: () => pruner.stop() },
       { name: 'reconciling', deadlineMs: 10 * SECOND, stop: () => reconciler.stop() },
       { name: 'publishing', deadlineMs: 10 * SECOND, stop: () => loop.stop() },
       { name: 'health server', deadlineMs: 1 * SECOND, stop: () => closeServer(health, 0) },

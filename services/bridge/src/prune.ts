@@ -1,0 +1,87 @@
+import { MINUTE, type Logger, type Pool } from '@outbox/core';
+
+/** Small enough that a delete is over in milliseconds and never meets a worker's statement for long. */
+const BATCH = 500;
+
+/**
+ * BullMQ keeps a finished job for a day at most (publish.ts). A row outlives that, whatever retention an operator asked
+ * for: a job of a row that is gone could not be told from one that was never ours.
+ */
+const PRUNE_JOBS = /* sql */ `
+  with expired as (
+    select j.id
+    from outbox.jobs j
+    join outbox.job_types t on t.name = j.name
+    where j.finished_at < clock_timestamp() - interval '25 hours'
+      and j.finished_at < clock_timestamp() - case j.state
+        when 'failed' then coalesce(t.operator_failed_retention, t.failed_retention)
+        else coalesce(t.operator_retention, t.retention)
+      end
+    order by j.finished_at
+    limit ${BATCH}
+    for update of j skip locked
+  ),
+  attempts as (
+    delete from outbox.attempts a using expired e where a.job_id = e.id
+  ),
+  idempotency_keys as (
+    delete from outbox.idempotency_keys k using expired e where k.job_id = e.id
+  )
+  delete from outbox.jobs j using expired e where j.id = e.id`;
+
+/** The ledger of calls that must not happen twice outlives the jobs by far; what nobody could tell stays for ever. */
+const PRUNE_EFFECTS = /* sql */ `
+  delete from outbox.effects e
+  where e.id in (
+    select s.id
+    from outbox.effects s
+    where s.settled_at < clock_timestamp() - interval '400 days' and s.state in ('confirmed', 'rejected')
+    limit ${BATCH}
+  )`;
+
+/**
+ * Deletes up to 500 rows whose retention is over (outbox.job_types), with their attempts, and up to 500 old entries of the
+ * effect ledger; returns how many rows of outbox.jobs. Bridges may prune side by side. A crash leaves rows for the next.
+ */
+export async function pruneBatch(pool: Pool): Promise<number> {
+  await pool.query(PRUNE_EFFECTS);
+  const { rowCount } = await pool.query(PRUNE_JOBS);
+  return rowCount ?? 0;
+}
+
+const PRUNE_EVERY_MS = 1 * MINUTE;
+
+/** Prunes once a minute, batch after batch until nothing is left to prune. */
+export class Pruner {
+  readonly #pool: Pool;
+  readonly #log: Logger;
+  #timer: NodeJS.Timeout | undefined;
+  #pruning: Promise<void> = Promise.resolve();
+  #stopped = false;
+
+  constructor(pool: Pool, log: Logger) {
+    this.#pool = pool;
+    this.#log = log;
+  }
+
+  start(): void {
+    this.#timer = setInterval(() => (this.#pruning = this.#prune()), PRUNE_EVERY_MS);
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    clearInterval(this.#timer);
+    await this.#pruning;
+  }
+
+  async #prune(): Promise<void> {
+    try {
+      let total = 0;
+      for (let pruned = BATCH; pruned === BATCH && !this.#stopped; total += pruned)
+        pruned = await pruneBatch(this.#pool);
+      if (total > 0) this.#log.info({ pruned: total }, 'finished rows pruned');
+    } catch (err) {
+      this.#log.warn({ err }, 'prune failed');
+    }
+  }
+}
