@@ -3,8 +3,8 @@
  * nothing installed; everything after the build is in src/start.ts.
  */
 import { spawn } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { isInstalled } from '../infra/local/is-installed.mjs';
 
 const root = join(import.meta.dirname, '..');
 const [major, minor] = process.versions.node.split('.').map(Number);
@@ -20,18 +20,6 @@ if (!isInstalled()) {
 await step('Building', [process.execPath, 'node_modules/typescript/bin/tsc', '-b', 'tsconfig.build.json']);
 const { start } = await import('./dist/start.js');
 await start();
-
-/** npm notes in node_modules what it installed; the lock file says what should be there. */
-function isInstalled() {
-  const note = join(root, 'node_modules/.package-lock.json');
-  if (!existsSync(note)) return false;
-  const installed = JSON.parse(readFileSync(note, 'utf8')).packages;
-  const wanted = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8')).packages;
-  return Object.entries(wanted).every(
-    ([path, { version, optional, devOptional }]) =>
-      !path.includes('node_modules/') || installed[path]?.version === version || optional || devOptional || !version,
-  );
-}
 
 /** Runs a command, showing how long it has taken; its output only when it fails. */
 async function step(title, [command, ...args]) {

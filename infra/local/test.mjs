@@ -7,6 +7,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { isInstalled } from './is-installed.mjs';
 
 const root = join(import.meta.dirname, '../..');
 
@@ -21,23 +22,6 @@ function installDependencies() {
   const npm = process.env.npm_execpath;
   const done = npm ? run(process.execPath, [npm, 'ci']) : run('npm', ['ci']);
   if (!done) fail('npm ci failed.');
-}
-
-/** npm notes in node_modules what it has installed. Optional packages may be missing: they are for other machines. */
-function isInstalled() {
-  const noteFile = join(root, 'node_modules/.package-lock.json');
-  if (!existsSync(noteFile)) return false;
-  const wanted = readPackages(join(root, 'package-lock.json'));
-  const installed = readPackages(noteFile);
-  return Object.entries(wanted).every(([path, { version, optional, devOptional }]) => {
-    if (!path.includes('node_modules/')) return true;
-    const found = installed[path];
-    return found ? found.version === version : Boolean(optional || devOptional);
-  });
-}
-
-function readPackages(file) {
-  return JSON.parse(readFileSync(file, 'utf8')).packages;
 }
 
 function build() {
