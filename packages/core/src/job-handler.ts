@@ -27,12 +27,15 @@ export interface EffectRequest {
   /** The business fact, e.g. `reminder:<sync>:<contact>:1`: unique for ever, whichever job or attempt makes the call. */
   key: string;
   provider: string;
-  /** Kept in the ledger for whoever has to finish the story: ids and texts, never secrets. */
+  /** Kept in the ledger: what was asked for, enough to find it again and for a person to finish the story. No secrets. */
   request: Record<string, unknown>;
   /** Makes the call; resolves with the provider's reference. It must give up within `timeoutMs`. */
   call: (signal: AbortSignal) => Promise<string>;
-  /** Asks the provider whether a call made since `startedAt` arrived; resolves with its reference, or undefined. */
-  lookUp: (startedAt: Date, signal: AbortSignal) => Promise<string | undefined>;
+  /**
+   * Asks the provider whether a call made since `startedAt` arrived; resolves with its reference, or undefined. `request`
+   * is what the ledger has: by now the world may look different, and another text would not be found.
+   */
+  lookUp: (request: Record<string, unknown>, startedAt: Date, signal: AbortSignal) => Promise<string | undefined>;
   timeoutMs: number;
 }
 
@@ -56,6 +59,12 @@ export interface JobContext {
    * earlier attempt without calling again. Throws what the call throws, or `EffectUndecidedError` while nobody can tell.
    */
   readonly effect: (request: EffectRequest) => Promise<EffectOutcome>;
+  /**
+   * Finds out what became of a call that an earlier attempt started and did not settle; makes none. Undefined when there
+   * was none or it never arrived. A handler does this for all its open calls before it ends a job in any way. Throws
+   * `EffectUndecidedError` while nobody can tell.
+   */
+  readonly settle: (request: Omit<EffectRequest, 'call' | 'request'>) => Promise<EffectOutcome | undefined>;
   /**
    * Runs the domain writes and ends the row in one transaction. `write` returns how the job ends; it may run more than
    * once (a lock was held, a connection broke), but commits once. Call it last and return what it returns.

@@ -45,6 +45,7 @@ export function handlerContext<Dependencies extends object>(
       await recordEffect(pool, jobId, request, outcome);
       return outcome;
     },
+    settle: ({ key }) => Promise.resolve(outcomes.get(key)),
     complete: (write) =>
       withTransaction(pool, async (client) => {
         await client.query("select set_config('outbox.current_job', $1, true)", [jobId]);

@@ -41,7 +41,7 @@ it('one bad row among two hundred is found, and all others are published at once
   const bad = ids[123] ?? '';
   poisoned.add(bad);
 
-  expect(await publish()).toEqual({ picked: 200, published: 199, refused: [bad] });
+  expect(await publish()).toEqual({ picked: 200, settled: 199, published: 199, refused: [bad] });
   expect(await queue.getWaitingCount()).toBe(199);
   expect(calls()).toBeLessThan(20);
   expect(await readRow(pool, bad)).toMatchObject({ state: 'pending', ready: [1] });

@@ -85,19 +85,19 @@ export class PublishLoop {
     }
   }
 
-  /** One batch; returns how many rows it published. An error is logged and waited out: the rows stay where they are. */
+  /** One batch; returns how many rows it is done with. An error is logged and waited out: the rows stay where they are. */
   async #publish(): Promise<number> {
     const { log } = this.#options;
     await this.#remove();
     try {
       await this.#bringNear();
       const started = performance.now();
-      const { published, refused } = await publishBatch(this.#options);
+      const { published, settled, refused } = await publishBatch(this.#options);
       if (refused.length > 0) log.error({ outboxIds: refused }, 'rows refused by the queue');
       if (published > 0) log.info({ published, durationMs: Math.round(performance.now() - started) }, 'rows published');
       this.problem = undefined;
       this.#retryMs = FIRST_RETRY_MS;
-      return published;
+      return settled;
     } catch (err) {
       this.problem = err instanceof Error ? err.message : String(err);
       log.error({ err, retryMs: this.#retryMs }, 'publish failed');

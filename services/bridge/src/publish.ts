@@ -115,6 +115,8 @@ export interface PublishOptions {
 export interface Published {
   /** Rows looked at; fewer than `limit` means that nothing more was waiting. */
   picked: number;
+  /** Rows done with: published, or moved on before. */
+  settled: number;
   /** Rows that are published now: given to BullMQ and marked. */
   published: number;
   /** Ids of rows that BullMQ refused, each by itself; after five refusals a row has failed. */
@@ -142,8 +144,8 @@ export async function publishBatch(options: PublishOptions): Promise<Published> 
     const added = current.filter((row) => !refused.some((refusal) => refusal.row === row));
     const published = added.length > 0 ? await markPublished(client, added) : 0; // 3
     if (refused.length > 0) await noteRefusals(client, refused);
-    if (rows.length > 0) await removeSettled(client, rows); // 4
-    return { picked: rows.length, published, refused: refused.map(({ row }) => row.jobId) };
+    const settled = rows.length > 0 ? await removeSettled(client, rows) : 0; // 4
+    return { picked: rows.length, settled, published, refused: refused.map(({ row }) => row.jobId) };
   });
 }
 
@@ -200,9 +202,10 @@ const LONGEST_ERROR = 1_000;
  * Rows that were marked, or had moved on, are done with. One that is still pending was refused, or is locked by somebody (a
  * claim, or a business transaction that enqueued a duplicate): it stays and is looked at again a little later, not in a busy loop.
  */
-async function removeSettled(client: PoolClient, rows: ReadyRow[]): Promise<void> {
+async function removeSettled(client: PoolClient, rows: ReadyRow[]): Promise<number> {
   const removed = await client.query(REMOVE_SETTLED, idsOf(rows));
   if (removed.rowCount !== rows.length) await client.query(PUT_OFF, idsOf(rows));
+  return removed.rowCount ?? 0;
 }
 
 function idsOf(rows: ReadyRow[]): [string[], number[]] {

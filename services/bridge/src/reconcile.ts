@@ -218,28 +218,42 @@ export class Reconciler {
   async #reconcile(): Promise<void> {
     try {
       await this.#followEpochs();
-      if (Date.now() > this.#overdueAt) await this.#checkOverdue();
-      if (Date.now() > this.#scanAt) await this.#scan();
+      if (performance.now() > this.#overdueAt) await this.#checkOverdue();
+      if (performance.now() > this.#scanAt) await this.#scan();
     } catch (err) {
       this.#options.log.warn({ err }, 'reconcile failed');
     }
   }
 
   async #followEpochs(): Promise<void> {
-    const changed = await followEpochs(this.#options, this.#seen);
-    if (changed.length > 0) this.#stragglersUntil = Date.now() + STRAGGLERS_FOR_MS;
-    if (Date.now() > this.#stragglersUntil) return;
-    this.#note('epoch', await takeBackOlder(this.#options.pool, this.#options.queues));
+    const before = new Map(this.#seen);
+    try {
+      await followEpochs(this.#options, this.#seen);
+    } finally {
+      // A later queue's error must not make an earlier one's change forgotten.
+      if ([...this.#seen].some(([queue, epoch]) => before.get(queue) !== epoch)) this.#lookForStragglers();
+    }
+    if (performance.now() > this.#stragglersUntil) return;
+    const returned = await takeBackOlder(this.#options.pool, this.#options.queues).catch((error: unknown) => {
+      this.#lookForStragglers();
+      throw error;
+    });
+    if (returned > 0) this.#lookForStragglers();
+    this.#note('epoch', returned);
+  }
+
+  #lookForStragglers(): void {
+    this.#stragglersUntil = performance.now() + STRAGGLERS_FOR_MS;
   }
 
   async #checkOverdue(): Promise<void> {
-    this.#overdueAt = Date.now() + CHECK_OVERDUE_EVERY_MS;
+    this.#overdueAt = performance.now() + CHECK_OVERDUE_EVERY_MS;
     const { lost } = await findLost(this.#options, { cursor: BEGINNING, withinMs: -OVERDUE_MS });
     await this.#takeBack('overdue', lost);
   }
 
   async #scan(): Promise<void> {
-    this.#scanAt = Date.now() + SCAN_EVERY_MS;
+    this.#scanAt = performance.now() + SCAN_EVERY_MS;
     const { lost, next } = await findLost(this.#options, { cursor: this.#cursor, withinMs: EVER_MS });
     this.#cursor = next;
     await this.#takeBack('scan', lost);

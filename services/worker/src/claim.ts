@@ -15,6 +15,8 @@ export interface ClaimedJob {
   backoffType: 'exponential' | 'fixed';
   backoffMs: number;
   backoffJitter: number;
+  /** True when it was cancelled before this run, which is there only to find out what became of a call. */
+  cancelRequested: boolean;
   /** Milliseconds from the instant the job was due to the claim, by the database's clock. */
   queuedMs: number;
 }
@@ -83,6 +85,7 @@ const CLAIM = /* sql */ `
     where j.id = c.id and not (c.interrupted and c.interruptions >= $5)
     returning
       j.id, j.generation, j.run, j.name, j.queue, j.payload, j.attempt, j.max_attempts,
+      j.cancel_requested_at is not null as cancel_requested,
       extract(epoch from clock_timestamp() - j.scheduled_at)::float8 * 1000 as queued_ms
   ),
   given_up as (
@@ -101,7 +104,8 @@ const CLAIM = /* sql */ `
     on conflict do nothing
   )
   select
-    d.id, c.run, c.name, c.queue, c.payload, c.attempt, c.max_attempts as "maxAttempts", c.queued_ms as "queuedMs",
+    d.id, c.run, c.name, c.queue, c.payload, c.attempt, c.max_attempts as "maxAttempts",
+    c.cancel_requested as "cancelRequested", c.queued_ms as "queuedMs",
     extract(epoch from coalesce(t.operator_timeout, t.timeout))::float8 * 1000 as "timeoutMs",
     t.backoff_type as "backoffType", t.backoff_jitter as "backoffJitter",
     extract(epoch from coalesce(t.operator_backoff, t.backoff))::float8 * 1000 as "backoffMs",

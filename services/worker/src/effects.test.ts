@@ -15,7 +15,7 @@ import {
 } from '@outbox/core';
 import { createTestDatabase, waitFor } from '@outbox/testing';
 import type { ClaimedJob } from './claim.ts';
-import { EffectLedger } from './effects.ts';
+import { EffectLedger, hasOpenEffects } from './effects.ts';
 import { addActive, addJobType, requestCancel, takeOver } from './worker.fixture.ts';
 
 const LOCK_TIMEOUT_MS = 500;
@@ -59,6 +59,7 @@ let keys = 0;
 /** A provider that a test plays: what it answers to calls and look-ups, and how often it was asked. */
 function createEffect(plan: { call?: EffectRequest['call']; lookUp?: EffectRequest['lookUp']; timeoutMs?: number }) {
   const seen = { calls: 0, lookUps: [] as Date[] };
+  const lookedFor: unknown[] = [];
   const request: EffectRequest = {
     key: `effect:${(keys += 1)}`,
     provider: 'test',
@@ -67,14 +68,15 @@ function createEffect(plan: { call?: EffectRequest['call']; lookUp?: EffectReque
       seen.calls += 1;
       return plan.call ? plan.call(signal) : Promise.resolve(`ref-${seen.calls}`);
     },
-    lookUp: (startedAt, signal) => {
+    lookUp: (asked, startedAt, signal) => {
       seen.lookUps.push(startedAt);
+      lookedFor.push(asked);
       if (!plan.lookUp) throw new Error('nobody was to look this up');
-      return plan.lookUp(startedAt, signal);
+      return plan.lookUp(asked, startedAt, signal);
     },
     timeoutMs: plan.timeoutMs ?? CALL_TIMEOUT_MS,
   };
-  return { request, seen, plan };
+  return { request, seen, plan, lookedFor };
 }
 
 interface EntryView {
@@ -100,15 +102,15 @@ async function readEntry({ key }: EffectRequest): Promise<EntryView | undefined>
 
 /** A call that was started by `job` and never settled, its deadline `deadlineInMs` from now. */
 async function addStarted(
-  { key }: EffectRequest,
+  { key, request }: EffectRequest,
   job: ClaimedJob,
   { deadlineInMs = -1 * MINUTE, ageMs = 2 * MINUTE } = {},
 ) {
   await bundle.pool.query(
-    `insert into outbox.effects (key, job_id, run, provider, state, started_at, deadline_at)
+    `insert into outbox.effects (key, job_id, run, provider, state, started_at, deadline_at, request)
      values ($1, $2, $3, 'test', 'started', clock_timestamp() - $4 * interval '1 ms',
-       clock_timestamp() + $5 * interval '1 ms')`,
-    [key, job.id, job.run, ageMs, deadlineInMs],
+       clock_timestamp() + $5 * interval '1 ms', $6)`,
+    [key, job.id, job.run, ageMs, deadlineInMs, JSON.stringify(request)],
   );
 }
 
@@ -393,6 +395,42 @@ describe('a call that was started and never settled', () => {
     await failureOf(ledgerOf(job).run(effect.request));
     expect(effect.seen.calls).toBe(0);
     expect((await readEntry(effect.request))?.state).toBe(state);
+  });
+});
+
+describe('a call of an earlier attempt', () => {
+  it('is looked for as it was made, whatever would be asked for now', async () => {
+    const { request, lookedFor } = createEffect({ lookUp: () => Promise.resolve('found') });
+    await addStarted(request, await add());
+    await ledgerOf(await add()).run({ ...request, request: { to: 'contact', body: 'renamed since' } });
+    expect(lookedFor).toEqual([{ to: 'contact' }]);
+  });
+
+  it('is settled without making another: confirmed when found, forgotten when it never arrived', async () => {
+    const [sent, lost, none] = [
+      createEffect({ lookUp: () => Promise.resolve('found') }),
+      createEffect({ lookUp: () => Promise.resolve(undefined) }),
+      createEffect({}),
+    ];
+    await addStarted(sent.request, await add());
+    await addStarted(lost.request, await add());
+    const ledger = ledgerOf(await add());
+    expect(await ledger.settle(sent.request)).toEqual({ state: 'confirmed', reference: 'found' });
+    expect(await ledger.settle(lost.request)).toBeUndefined();
+    expect(await ledger.settle(none.request)).toBeUndefined();
+    expect([sent.seen.calls, lost.seen.calls, none.seen.calls]).toEqual([0, 0, 0]);
+    expect(await readEntry(lost.request)).toBeUndefined();
+    expect(ledger.undecided).toBe(false);
+  });
+
+  it('stays open when the look-up is refused for good: that says nothing about the call', async () => {
+    const { request } = createEffect({ lookUp: () => Promise.reject(new PermanentError('account closed')) });
+    const job = await add();
+    await addStarted(request, job);
+    expect(await failureOf(ledgerOf(await takeOver(bundle.pool, job)).settle(request))).toBeInstanceOf(
+      EffectUndecidedError,
+    );
+    expect(await hasOpenEffects(bundle.pool, job.id)).toBe(true);
   });
 });
 

@@ -52,7 +52,7 @@ const START = /* sql */ `
 
 const READ = /* sql */ `
   select
-    state, reference, reason, run, started_at as "startedAt",
+    state, reference, reason, run, request, started_at as "startedAt",
     extract(epoch from deadline_at - clock_timestamp())::float8 * 1000 as "deadlineInMs",
     extract(epoch from clock_timestamp() - started_at)::float8 * 1000 as "ageMs"
   from outbox.effects
@@ -90,9 +90,23 @@ interface EffectRow {
   reference: string | null;
   reason: string | null;
   run: string;
+  request: Record<string, unknown>;
   startedAt: Date;
   deadlineInMs: number;
   ageMs: number;
+}
+
+/** What it takes to decide about an earlier call. */
+type Decidable = Omit<EffectRequest, 'call' | 'request'>;
+
+const HAS_OPEN = /* sql */ `
+  select exists (select from outbox.effects where job_id = $1 and state = 'started') as open
+  limit 1`;
+
+/** True while a call of this job, made by whichever run, may or may not have been carried out. */
+export async function hasOpenEffects(db: Queryable, jobId: string): Promise<boolean> {
+  const { rows } = await db.query<{ open: boolean }>(HAS_OPEN, [jobId]);
+  return rows[0]?.open ?? false;
 }
 
 export class EffectLedger {
@@ -117,8 +131,19 @@ export class EffectLedger {
   async run(request: EffectRequest): Promise<EffectOutcome> {
     this.#signal.throwIfAborted();
     const earlier = await this.#read(request.key);
-    if (earlier && earlier.state !== 'started') return toOutcome(earlier);
-    return earlier ? this.#decide(request, earlier) : this.#startAndCall(request);
+    const outcome = earlier && (await this.#outcomeOf(request, earlier));
+    return outcome ?? this.#startAndCall(request);
+  }
+
+  /** See `JobContext.settle`. */
+  async settle(request: Decidable): Promise<EffectOutcome | undefined> {
+    this.#signal.throwIfAborted();
+    const earlier = await this.#read(request.key);
+    return earlier && this.#outcomeOf(request, earlier);
+  }
+
+  async #outcomeOf(request: Decidable, earlier: EffectRow): Promise<EffectOutcome | undefined> {
+    return earlier.state === 'started' ? this.#decide(request, earlier) : toOutcome(earlier);
   }
 
   async #startAndCall(request: EffectRequest): Promise<EffectOutcome> {
@@ -170,8 +195,8 @@ export class EffectLedger {
     }
   }
 
-  /** A call was started and never settled: only the provider knows. */
-  async #decide(request: EffectRequest, row: EffectRow): Promise<EffectOutcome> {
+  /** A call was started and never settled: only the provider knows. Undefined when it never arrived. */
+  async #decide(request: Decidable, row: EffectRow): Promise<EffectOutcome | undefined> {
     this.#open.add(request.key);
     const found = await this.#lookUp(request, row);
     if (found.answered && found.reference !== undefined) {
@@ -190,7 +215,7 @@ export class EffectLedger {
     // It never arrived: as if it had not been started.
     await this.#db.query(FORGET_EARLIER, [request.key, row.run, this.#job.id, this.#job.run]);
     this.#open.delete(request.key);
-    return this.#startAndCall(request);
+    return undefined;
   }
 
   /** A row whose attempts are spent gets one more run while a call of its is undecided: to decide it, not to make more. */
@@ -200,15 +225,15 @@ export class EffectLedger {
   }
 
   async #lookUp(
-    request: EffectRequest,
+    request: Decidable,
     row: EffectRow,
   ): Promise<{ answered: true; reference: string | undefined } | { answered: false }> {
     try {
       const signal = AbortSignal.any([this.#signal, AbortSignal.timeout(request.timeoutMs)]);
-      return { answered: true, reference: await request.lookUp(row.startedAt, signal) };
-    } catch (error) {
+      return { answered: true, reference: await request.lookUp(row.request, row.startedAt, signal) };
+    } catch {
+      // Whatever it was (also a refusal for good, e.g. of our credentials): it says nothing about the call.
       this.#signal.throwIfAborted();
-      if (error instanceof PermanentError) throw error;
       return { answered: false };
     }
   }

@@ -28,6 +28,7 @@ const JOB: ClaimedJob = {
   backoffType: 'exponential',
   backoffMs: 1 * MINUTE,
   backoffJitter: 0.25,
+  cancelRequested: false,
   queuedMs: 0,
 };
 

@@ -64,6 +64,8 @@ export class JobRun implements JobContext {
 
   effect: JobContext['effect'] = (request) => this.#effects.run(request);
 
+  settle: JobContext['settle'] = (request) => this.#effects.settle(request);
+
   /** True when a call of this row may or may not have been carried out. */
   get effectsUndecided(): boolean {
     return this.#effects.undecided;

@@ -100,6 +100,7 @@ export class Leases {
     try {
       const { rows } = await this.#pool.query<{ id: string; run: string }>(FIND_CANCELLED, idsOf(running));
       for (const { job, abort } of running) {
+        if (job.cancelRequested) continue; // known at its claim: it must be let find out what became of its call
         if (rows.some(({ id, run }) => id === job.id && run === job.run)) abort(cancelled(job));
       }
     } catch (err) {
@@ -118,7 +119,7 @@ export class Leases {
       for (const { job, abort } of running) {
         const row = rows.find(({ id, run }) => id === job.id && run === job.run);
         if (!row?.held) abort(new LeaseLostError(`Job ${job.id} is held by another run.`));
-        else if (row.cancelRequested) abort(cancelled(job));
+        else if (row.cancelRequested && !job.cancelRequested) abort(cancelled(job));
       }
     } catch (err) {
       this.#log.warn({ err }, 'leases not renewed');

@@ -15,6 +15,7 @@ import {
 import { DelayedError, UnrecoverableError, type Job } from 'bullmq';
 import type { ClaimedJob, Delivery, Verdict } from './claim.ts';
 import { endingOf, endingOfError, endingOfRecord, unlessUndecided, type Ending } from './ending.ts';
+import { hasOpenEffects } from './effects.ts';
 import { describeError, storable, type FinishRequest, type FinishResult } from './finish.ts';
 import { JobRun } from './job-run.ts';
 import type { Leases } from './leases.ts';
@@ -138,12 +139,15 @@ async function attemptAndEnd<Dependencies extends object>(
   const run = new JobRun(job, { pool: runner.pool, signal: abort.signal, log });
   try {
     if (runner.handBack.aborted) giveBack();
-    const ending = await Promise.race([handle(job, run, runner), rejectOnAbort(abort.signal)]).then<Ending, Ending>(
+    const wanted = await Promise.race([handle(job, run, runner), rejectOnAbort(abort.signal)]).then<Ending, Ending>(
       endingOf,
-      (error) => unlessUndecided(endingOfError(error, job), run.effectsUndecided),
+      (error) => endingOfError(error, job),
     );
     // What `complete` has committed is the truth, whatever the handler returned or threw afterwards.
-    return run.completed ?? { ending, result: await endRow({ job, ending, undecided: run.effectsUndecided }, runner) };
+    if (run.completed) return run.completed;
+    const undecided = run.effectsUndecided || (await hasOpenCalls(job, wanted, runner));
+    const ending = unlessUndecided(wanted, undecided);
+    return { ending, result: await endRow({ job, ending, undecided }, runner) };
   } finally {
     clearTimeout(timer);
     runner.handBack.removeEventListener('abort', giveBack);
@@ -151,6 +155,16 @@ async function attemptAndEnd<Dependencies extends object>(
     // Whatever the handler still does has no effect: every call of its context throws from here on.
     abort.abort(new LeaseLostError(`Job ${job.id} has ended.`));
   }
+}
+
+/** Asked only when a run did not succeed: one that did has settled its calls. */
+async function hasOpenCalls<Dependencies>(
+  job: ClaimedJob,
+  ending: Ending,
+  runner: JobRunner<Dependencies>,
+): Promise<boolean> {
+  if (ending.kind === 'completed' || ending.kind === 'skipped' || ending.kind === 'lost') return false;
+  return untilItWorks(() => hasOpenEffects(runner.pool, job.id), { isWorthRepeating: isConnectionError });
 }
 
 async function handle<Dependencies extends object>(

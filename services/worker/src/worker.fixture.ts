@@ -151,6 +151,7 @@ export async function addActive(pool: Pool, request: Omit<RowRequest, 'state'> =
     backoffType: 'exponential',
     backoffMs: 100,
     backoffJitter: 0.25,
+    cancelRequested: false,
     queuedMs: 0,
   };
 }

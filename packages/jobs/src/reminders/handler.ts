@@ -1,4 +1,5 @@
 import { done, PermanentError, SECOND, skipped, type JobContext, type JobHandler, type Outcome } from '@outbox/core';
+import { z } from 'zod';
 import { pauseCheck } from '../pause-checks/job.ts';
 import type { sendReminder } from './job.ts';
 import type { SmsClient } from './sms-client.ts';
@@ -19,6 +20,7 @@ export const handleSendReminder: JobHandler<typeof sendReminder, ReminderDepende
   { autoSyncId },
   context,
 ) => {
+  await settleOpenTexts(autoSyncId, context);
   const sync = await store.findAutoSync(context.db, autoSyncId);
   if (sync?.status !== 'running') return skipWithRecord(autoSyncId, context); // the world moved on while we waited
   if (sync.lastReminderSentAt) return skipped('already_reminded');
@@ -37,6 +39,14 @@ export const handleSendReminder: JobHandler<typeof sendReminder, ReminderDepende
     return done({ texts: await store.listTexts(tx, autoSyncId), unreachable: withoutPhone(recipients) });
   });
 };
+
+/** Texts that an attempt before this one was sending when it ended. Until they are settled, nothing else happens. */
+async function settleOpenTexts(autoSyncId: string, context: JobContext & ReminderDependencies): Promise<void> {
+  const texts = await store.listTexts(context.db, autoSyncId);
+  for (const { key } of texts.filter(({ state }) => state === 'started')) {
+    await context.settle({ key, ...howToFind(context.sms) });
+  }
+}
 
 /** An earlier attempt may have texted some before the auto sync was paused. */
 async function skipWithRecord(autoSyncId: string, context: JobContext): Promise<Outcome> {
@@ -58,6 +68,7 @@ async function textEach(
   const failures: unknown[] = [];
   for (const { contactId, phone } of recipients) {
     if (phone === null) continue;
+    if (!(await store.isRunning(context.db, sync.id))) break; // paused while we text: the rest are not
     try {
       await text({ contactId, phone }, sync, context);
     } catch (error) {
@@ -76,12 +87,23 @@ async function text(
   const message = { to: phone, body: reminderText(sync) };
   await effect({
     key: `reminder:${sync.id}:${contactId}:${SEQUENCE}`,
-    provider: 'twilio',
-    request: { contactId, body: message.body },
+    request: { contactId, ...message },
     call: (signal) => sms.send(message, signal),
-    lookUp: (startedAt, signal) => sms.find(message, startedAt, signal),
-    timeoutMs: CALL_TIMEOUT_MS,
+    ...howToFind(sms),
   });
+}
+
+/** What the ledger keeps of a text. */
+const sentText = z.object({ to: z.string(), body: z.string() });
+
+/** A text is looked for as it was sent: since then the event may have another name, the contact another number. */
+function howToFind(sms: SmsClient) {
+  return {
+    provider: 'twilio',
+    lookUp: (request: Record<string, unknown>, startedAt: Date, signal: AbortSignal) =>
+      sms.find(sentText.parse(request), startedAt, signal),
+    timeoutMs: CALL_TIMEOUT_MS,
+  };
 }
 
 function withoutPhone(recipients: Recipient[]): string[] {

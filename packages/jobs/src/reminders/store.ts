@@ -27,6 +27,16 @@ export async function findAutoSync(db: Queryable, autoSyncId: string): Promise<A
   return rows[0];
 }
 
+const IS_RUNNING = /* sql */ `
+  select exists (select from reminders.standings where id = $1 and status = 'running') as running
+  limit 1`;
+
+/** False as soon as somebody has paused, stopped, completed or deleted it. */
+export async function isRunning(db: Queryable, autoSyncId: string): Promise<boolean> {
+  const { rows } = await db.query<{ running: boolean }>(IS_RUNNING, [autoSyncId]);
+  return rows[0]?.running ?? false;
+}
+
 export interface Recipient {
   contactId: string;
   name: string;
@@ -60,6 +70,7 @@ export async function recordMessages(db: Queryable, autoSyncId: string): Promise
 }
 
 export interface Text {
+  key: string;
   contactId: string;
   state: 'started' | 'confirmed' | 'rejected' | 'unknown';
   reference: string | null;
@@ -67,7 +78,7 @@ export interface Text {
 }
 
 const LIST_TEXTS = /* sql */ `
-  select contact_id as "contactId", state, reference, reason
+  select key, contact_id as "contactId", state, reference, reason
   from reminders.texts
   where key >= 'reminder:' || $1::uuid || ':' and key < 'reminder:' || $1::uuid || ':~'
   order by key

@@ -11,16 +11,14 @@ do $$
 declare
   host_table regclass;
 begin
-  -- A host with row level security on its tables: the family works for every organizer.
+  -- With row level security on these tables, now or later, the family works for every organizer.
   foreach host_table in array array[
     'public.auto_syncs', 'public.crew_members', 'public.contacts', 'public.auto_sync_responses',
     'public.auto_sync_messages'
   ]::regclass[] loop
-    if (select c.relrowsecurity from pg_class c where c.oid = host_table)
-      and not exists (
-        select from pg_policy p where p.polrelid = host_table and p.polname = 'outbox_owner_works_for_organizers'
-      )
-    then
+    if not exists (
+      select from pg_policy p where p.polrelid = host_table and p.polname = 'outbox_owner_works_for_organizers'
+    ) then
       execute format(
         'create policy outbox_owner_works_for_organizers on %s for all to outbox_owner using (true) with check (true)',
         host_table
@@ -83,6 +81,9 @@ as $$
 declare
   prefix text := 'reminder:' || record_messages.auto_sync_id || ':';
 begin
+  -- One at a time: the worker that ends the reminder and a pause that stops it would both record the same text.
+  perform from public.auto_syncs s where s.id = record_messages.auto_sync_id for no key update;
+
   insert into public.auto_sync_messages (auto_sync_id, contact_id, message_type, body, provider_sid, sent_at)
   select record_messages.auto_sync_id, c.id, 'reminder', t.body, t.reference, t.settled_at
   from reminders.texts t
@@ -204,9 +205,23 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 as $$
 begin
   perform reminders.cancel_jobs(array(select d.id from deleted d));
-  update outbox.jobs j
-  set owner_id = null
-  where j.key in (select d.id::text from deleted d) and j.name in ('reminder_24h', 'pause_check_48h');
+  begin
+    update outbox.jobs j
+    set owner_id = null
+    where j.id in (
+      select o.id
+      from outbox.jobs o
+      where o.key in (select d.id::text from deleted d) and o.name in ('reminder_24h', 'pause_check_48h')
+      order by o.id
+      for no key update
+    );
+  exception when others then
+    perform outbox.record_capture_error(
+      table_name => 'public.auto_syncs', job_name => 'reminder_24h', key => d.id::text, sqlstate => sqlstate,
+      message => sqlerrm
+    )
+    from deleted d;
+  end;
   return null;
 exception when others then
   perform outbox.record_capture_error(
