@@ -121,6 +121,16 @@ it('does not abort an earlier run for the cancellation of a later one', async ()
   expect(aborted.size).toBe(0);
 });
 
+it('lets a run that was claimed after the cancellation find out what became of its call', async () => {
+  const job = { ...(await addActive(bundle.pool, { leaseInMs: 1 })), cancelRequested: true };
+  await requestCancel(bundle.pool, job.id);
+  const { leases, aborted } = keepAll([job]);
+  await leases.checkCancels();
+  await leases.renew();
+  expect(aborted.size).toBe(0);
+  await expectRenewed(job);
+});
+
 it('once started it brings a cancellation back within a second, however long the lease', async () => {
   const job = await addActive(bundle.pool);
   const { leases, aborted } = keepAll([job], { leaseMs: 10 * 60 * SECOND });

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { HOUR, SQLSTATE, type PoolClient, type Queryable } from '@outbox/core';
-import { createTestDatabase, type TestDatabase } from '@outbox/testing';
+import { createTestDatabase, waitFor, type TestDatabase } from '@outbox/testing';
 import { createCrew, insertAutoSync, insertAutoSyncs, respond, setStatus, type Crew } from './auto-sync.fixture.ts';
 import { sendReminder } from './job.ts';
 
@@ -423,6 +423,21 @@ describe('the texts of a reminder', () => {
       );
     return { pool, autoSyncId, contactIds: crew.contactIds, record, messages };
   }
+
+  test('are recorded once when the end of the reminder and a pause meet', async () => {
+    const { pool, autoSyncId, messages } = await withEffects(['confirmed']);
+    const ending = await begin();
+    await ending.query('select reminders.record_messages($1)', [autoSyncId]);
+    const pausing = setStatus(pool, autoSyncId, 'paused');
+    await waitFor(async () => {
+      const blocked = `select 1 from pg_locks l join pg_stat_activity a using (pid)
+        where not l.granted and a.datname = current_database()`;
+      expect(await rowsOf(pool, blocked, [])).not.toEqual([]);
+    });
+    await ending.query('commit');
+    await pausing;
+    expect(await messages()).toHaveLength(1);
+  });
 
   test('are listed with what the ledger says, whatever it says', async () => {
     const { pool, autoSyncId, contactIds } = await withEffects(['confirmed', 'rejected', 'unknown', 'started']);
