@@ -14,3 +14,4 @@ export * from './outcome.ts';
 export * from './postgres.ts';
 export * from './queue-backend.ts';
 export * from './service.ts';
+export * from './steps.ts';

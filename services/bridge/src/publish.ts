@@ -1,4 +1,4 @@
-import { withTransaction, type Pool, type PoolClient } from '@outbox/core';
+import { reached, withTransaction, type Pool, type PoolClient } from '@outbox/core';
 import { findDefinition } from '@outbox/jobs';
 import type { Queue } from 'bullmq';
 import { addJobs, type BulkJob, type Refused } from './add-jobs.ts';
@@ -137,16 +137,23 @@ export interface Published {
  *   4 remove  the same; mark and remove commit together
  */
 export async function publishBatch(options: PublishOptions): Promise<Published> {
-  return withTransaction(options.pool, async (client) => {
-    const { rows } = await client.query<ReadyRow>(PICK_READY, [options.limit]); // 1
-    const current = rows.filter((row) => row.current);
-    const refused = await addToQueues(current, options.queueOf); // 2
-    const added = current.filter((row) => !refused.some((refusal) => refusal.row === row));
-    const published = added.length > 0 ? await markPublished(client, added) : 0; // 3
-    if (refused.length > 0) await noteRefusals(client, refused);
-    const settled = rows.length > 0 ? await removeSettled(client, rows) : 0; // 4
-    return { picked: rows.length, settled, published, refused: refused.map(({ row }) => row.jobId) };
-  });
+  const published = await withTransaction(options.pool, (client) => publishPicked(client, options));
+  reached('publish.committed');
+  return published;
+}
+
+async function publishPicked(client: PoolClient, options: PublishOptions): Promise<Published> {
+  const { rows } = await client.query<ReadyRow>(PICK_READY, [options.limit]); // 1
+  reached('publish.picked');
+  const current = rows.filter((row) => row.current);
+  const refused = await addToQueues(current, options.queueOf); // 2
+  reached('publish.added');
+  const added = current.filter((row) => !refused.some((refusal) => refusal.row === row));
+  const published = added.length > 0 ? await markPublished(client, added) : 0; // 3
+  reached('publish.marked');
+  if (refused.length > 0) await noteRefusals(client, refused);
+  const settled = rows.length > 0 ? await removeSettled(client, rows) : 0; // 4
+  return { picked: rows.length, settled, published, refused: refused.map(({ row }) => row.jobId) };
 }
 
 async function addToQueues(rows: ReadyRow[], queueOf: (name: string) => Queue): Promise<Refused<ReadyRow>[]> {

@@ -1,4 +1,4 @@
-import { withTransaction, type Logger, type Pool, type QueueBackend } from '@outbox/core';
+import { reached, withTransaction, type Logger, type Pool, type QueueBackend } from '@outbox/core';
 
 /**
  * Keeps BullMQ in step with Postgres. Postgres is right; whatever BullMQ does not have is published again under a new
@@ -80,6 +80,7 @@ async function agreeOnEpoch({ pool, backend, log }: ReconcileOptions, queue: str
     const raised = await client.query<{ epoch: string }>(RAISE_EPOCH, [queue]);
     const epoch = raised.rows[0]?.epoch ?? before;
     await backend.writeEpoch(queue, epoch);
+    reached('epoch.written');
     if (before !== NEVER_SERVED) log.warn({ queue, epoch }, 'queue data lost, publishing again');
     return epoch;
   });

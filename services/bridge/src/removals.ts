@@ -1,4 +1,4 @@
-import { withTransaction, type Pool } from '@outbox/core';
+import { reached, withTransaction, type Pool } from '@outbox/core';
 import type { Queue } from 'bullmq';
 
 const TAKE = /* sql */ `
@@ -22,7 +22,9 @@ export interface RemovalOptions {
 export async function carryOutRemovals({ pool, queueOf, limit }: RemovalOptions): Promise<number> {
   return withTransaction(pool, async (client) => {
     const { rows } = await client.query<{ queue: string; bullJobId: string }>(TAKE, [limit]);
+    reached('removals.taken');
     await Promise.all(rows.map(({ queue, bullJobId }) => queueOf(queue).remove(bullJobId)));
+    reached('removals.done');
     return rows.length;
   });
 }

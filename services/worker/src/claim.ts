@@ -1,4 +1,4 @@
-import { microBatch, type Pool } from '@outbox/core';
+import { microBatch, reached, type Pool } from '@outbox/core';
 
 /** A row this process may run, as the claim left it. */
 export interface ClaimedJob {
@@ -158,6 +158,7 @@ export function createClaim({
         leaseMs,
         MAX_INTERRUPTIONS,
       ]);
+      reached('claim.committed');
       // A job delivered twice to this very batch (BullMQ took the first for stalled) has one run: the first has it.
       return deliveries.map((delivery, index) =>
         indexOf(deliveries, delivery) === index

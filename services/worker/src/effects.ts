@@ -8,6 +8,7 @@ import {
   PermanentError,
   ProviderUnavailableError,
   RateLimitedError,
+  reached,
   SECOND,
   SQLSTATE,
   type EffectOutcome,
@@ -183,8 +184,10 @@ export class EffectLedger {
       this.#signal.throwIfAborted();
       throw new EffectUndecidedError(`The ledger was too slow; ${request.key} was not sent.`, 1 * SECOND);
     }
+    reached('effect.started');
     try {
       const reference = await request.call(AbortSignal.any([this.#signal, AbortSignal.timeout(remainingMs)]));
+      reached('effect.called');
       return await this.#settle(request.key, { state: 'confirmed', reference });
     } catch (error) {
       if (error instanceof EffectRejectedError) {
@@ -245,6 +248,7 @@ export class EffectLedger {
       'reference' in outcome ? outcome.reference : null,
       'reason' in outcome ? outcome.reason : null,
     ]);
+    reached('effect.settled');
     this.#open.delete(key);
     return outcome;
   }

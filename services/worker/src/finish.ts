@@ -1,4 +1,4 @@
-import { microBatch, type Pool, type Queryable } from '@outbox/core';
+import { microBatch, reached, type Pool, type Queryable } from '@outbox/core';
 import type { ClaimedJob } from './claim.ts';
 import type { Ending } from './ending.ts';
 
@@ -118,7 +118,14 @@ export async function finishAll(db: Queryable, requests: FinishRequest[]): Promi
 
 /** Returns a function that ends one run; calls made together share a statement. */
 export function createFinish(pool: Pool, maxBatch: number): (request: FinishRequest) => Promise<FinishResult> {
-  return microBatch({ maxSize: maxBatch, runBatch: (requests: FinishRequest[]) => finishAll(pool, requests) });
+  return microBatch({
+    maxSize: maxBatch,
+    runBatch: async (requests: FinishRequest[]) => {
+      const results = await finishAll(pool, requests);
+      reached('finish.committed');
+      return results;
+    },
+  });
 }
 
 /** In the order of the statement's parameters. */

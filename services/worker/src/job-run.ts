@@ -6,6 +6,7 @@ import {
   withTransaction,
   type JobContext,
   type JobDefinition,
+  reached,
   type JobTransaction,
   type Logger,
   type Outcome,
@@ -94,7 +95,9 @@ export class JobRun implements JobContext {
         this.signal.throwIfAborted();
         written.ending = endingOf(written.outcome);
         written.result = await this.#end(client, written.ending);
+        reached('complete.written');
       });
+      reached('finish.committed');
     } catch (error) {
       if (!(error instanceof EndedEarlierError)) throw error;
       written.result = error.result;
