@@ -1,11 +1,18 @@
 -- The one way in. Triggers, the API, schedules and follow-ups all add jobs here, inside their own transaction.
 
+-- Earlier signatures, from before "rerun".
+drop function if exists outbox.enqueue(text, text, jsonb, uuid, timestamptz, int, int, text, text, text);
+drop function if exists outbox.enqueue_many(text, jsonb);
+
 -- Adds one job, or finds the one it duplicates. Call it with named arguments; what is left out comes from
 -- outbox.job_types. Returns the row's id and whether it is new.
 --
 -- A duplicate is not simply ignored. A worker might claim the waiting row, read the world as it was, and only then would
 -- our change commit: the change would never be acted on. So the row is locked until our transaction ends (no worker can
 -- claim it before), and if it turns out to be claimed already, it no longer holds the key and we insert after all.
+-- Of a job that is unique while it is open, the running row still holds the key. With rerun => true (what a trigger says:
+-- the world has changed) it is run once more when it has ended; without (a person's request) its id is the answer. One that
+-- is about to end because it was cancelled is run once more for either.
 -- The caller's idempotency key is stronger: the same key gives the same row, whatever became of it, also when that row
 -- was somebody else's to begin with.
 create or replace function outbox.enqueue(
@@ -19,6 +26,7 @@ create or replace function outbox.enqueue(
   idempotency_key text default null,
   serial_key text default null,
   traceparent text default null,
+  rerun boolean default false,
   out id bigint,
   out is_new boolean
 )
@@ -27,6 +35,7 @@ as $$
 declare
   kind outbox.job_types;
   due timestamptz;
+  runs_again boolean;
 begin
   select t.* into kind from outbox.job_types t where t.name = enqueue.name;
   if not found then
@@ -63,8 +72,9 @@ begin
       returning jobs.id, jobs.generation, jobs.priority, jobs.scheduled_at
     ),
     made_ready as (
-      insert into outbox.ready (job_id, generation, priority, scheduled_at, far)
-      select n.id, n.generation, n.priority, n.scheduled_at, n.scheduled_at > now() + m.publish_window
+      insert into outbox.ready (job_id, generation, priority, scheduled_at, far, serial_key)
+      select
+        n.id, n.generation, n.priority, n.scheduled_at, n.scheduled_at > now() + m.publish_window, enqueue.serial_key
       from new_job n cross join outbox.meta m
     )
     select n.id, true into enqueue.id, enqueue.is_new from new_job n;
@@ -80,11 +90,15 @@ begin
       if found then return; end if;
     end if;
 
-    select j.id into enqueue.id
+    select j.id, j.state = 'active' and (enqueue.rerun or j.cancel_requested_at is not null)
+    into enqueue.id, runs_again
     from outbox.jobs j
     where j.name = enqueue.name and j.key = enqueue.key and j.holds_key
     for no key update;
     if found then
+      if runs_again then
+        update outbox.jobs j set rerun = true where j.id = enqueue.id;
+      end if;
       if enqueue.idempotency_key is not null then
         insert into outbox.idempotency_keys (name, owner_id, idempotency_key, job_id)
         values (enqueue.name, enqueue.owner_id, enqueue.idempotency_key, enqueue.id)
@@ -100,7 +114,7 @@ end $$;
 -- (key, payload, owner_id, scheduled_at, priority, max_attempts, idempotency_key, serial_key, traceparent).
 -- Rows are taken in the order of their keys, so that two callers cannot deadlock, and of several rows with one key the
 -- last counts. What is new goes in by one statement; only duplicates are looked at one by one.
-create or replace function outbox.enqueue_many(name text, rows jsonb)
+create or replace function outbox.enqueue_many(name text, rows jsonb, rerun boolean default false)
 returns table (key text, id bigint, is_new boolean)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -143,11 +157,11 @@ begin
     where i.idempotency_key is null
     order by i.key, i.alone
     on conflict do nothing
-    returning jobs.id, jobs.key, jobs.generation, jobs.priority, jobs.scheduled_at
+    returning jobs.id, jobs.key, jobs.generation, jobs.priority, jobs.scheduled_at, jobs.serial_key
   ),
   made_ready as (
-    insert into outbox.ready (job_id, generation, priority, scheduled_at, far)
-    select n.id, n.generation, n.priority, n.scheduled_at, n.scheduled_at > now() + m.publish_window
+    insert into outbox.ready (job_id, generation, priority, scheduled_at, far, serial_key)
+    select n.id, n.generation, n.priority, n.scheduled_at, n.scheduled_at > now() + m.publish_window, n.serial_key
     from new_jobs n cross join outbox.meta m
   ),
   one_by_one as (
@@ -164,6 +178,7 @@ begin
   cross join lateral outbox.enqueue(
     name => kind.name, key => o.key, payload => coalesce(o.payload, '{}'), owner_id => o.owner_id,
     scheduled_at => o.scheduled_at, priority => o.priority, max_attempts => o.max_attempts,
-    idempotency_key => o.idempotency_key, serial_key => o.serial_key, traceparent => o.traceparent
+    idempotency_key => o.idempotency_key, serial_key => o.serial_key, traceparent => o.traceparent,
+    rerun => enqueue_many.rerun
   ) e;
 end $$;

@@ -5,9 +5,15 @@
 --   active, its lease over → the same, and one interruption more; its attempt is not spent
 --
 -- The new generation is committed before anything of it is published, so a BullMQ job of the old life, should it turn up
--- again, is dropped by its claim and can never be taken for the new one.
-create or replace function outbox.unpublish(ids bigint[], generations int[], leased_too boolean default false)
-returns bigint
+-- again, is dropped by its claim and can never be taken for the new one. With remove => true BullMQ still has something of
+-- the old life, and the bridge is asked to take it out.
+drop function if exists outbox.unpublish(bigint[], int[], boolean);
+create or replace function outbox.unpublish(
+  ids bigint[],
+  generations int[],
+  leased_too boolean default false,
+  remove boolean default false
+) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -36,12 +42,20 @@ begin
         published_epoch = null
     from lost l
     where j.id = l.id
-    returning j.id, j.generation, j.priority, j.scheduled_at
+    returning
+      j.id, j.queue, j.generation, j.priority, j.scheduled_at,
+      case when not j.admitted then j.serial_key end as serial_key -- an admitted row has had its turn
   ),
   made_ready as (
-    insert into outbox.ready (job_id, generation, priority, scheduled_at, far)
-    select r.id, r.generation, r.priority, r.scheduled_at, r.scheduled_at > now() + m.publish_window
+    insert into outbox.ready (job_id, generation, priority, scheduled_at, far, serial_key)
+    select r.id, r.generation, r.priority, r.scheduled_at, r.scheduled_at > now() + m.publish_window, r.serial_key
     from returned_rows r cross join outbox.meta m
+  ),
+  removed as (
+    insert into outbox.removals (queue, job_id, generation)
+    select r.queue, r.id, r.generation - 1
+    from returned_rows r
+    where unpublish.remove
   )
   select count(*) into returned from returned_rows;
   return returned;

@@ -1,40 +1,43 @@
--- Cancels the open jobs of these names and keys, as part of the caller's transaction, and returns how many.
+-- Cancels these jobs as far as they are open, as part of the caller's transaction, and returns how many.
 --
 --   pending, published → cancelled, and the bridge takes the job out of BullMQ
 --   active             → cancel_requested_at: no effect of it starts any more (its start looks at this column under the
 --                        row's lock), its worker aborts it within half a second, and it ends as cancelled
+--   published, and nobody knows yet what became of a call it made → the same: one more run finds out, and ends it
 --
--- The job that is writing right now does not cancel itself: a pause check sets the status that cancels pause checks.
+-- Asked for again while it is about to end, it only forgets that it was to run once more after that.
 -- Rows are locked in order of id, so that two cancels cannot deadlock; a row that a worker is just claiming or finishing
 -- is waited for, which takes milliseconds.
-create or replace function outbox.cancel_many(names text[], keys text[], reason text) returns bigint
+create or replace function outbox.cancel_jobs(ids bigint[], reason text) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  current_job bigint := nullif(current_setting('outbox.current_job', true), '')::bigint;
   cancelled bigint;
 begin
   with open_jobs as (
-    select j.id, j.state
+    select
+      j.id, j.cancel_requested_at is null as is_new,
+      j.state = 'active'
+        or exists (select from outbox.effects e where e.job_id = j.id and e.state = 'started') as ends_later
     from outbox.jobs j
-    where j.key = any (cancel_many.keys)
-      and j.name = any (cancel_many.names)
+    where j.id = any (cancel_jobs.ids)
       and j.finished_at is null
-      and j.cancel_requested_at is null
-      and j.id is distinct from current_job
+      and (j.cancel_requested_at is null or j.rerun)
     order by j.id
-    for no key update
+    for no key update of j
   ),
   changed as (
     update outbox.jobs j
-    set cancel_requested_at = clock_timestamp(),
-        reason = cancel_many.reason,
-        state = case o.state when 'active' then 'active' else 'cancelled' end,
-        finished_at = case o.state when 'active' then null else clock_timestamp() end,
-        holds_key = j.holds_key and o.state = 'active'
+    set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()),
+        reason = cancel_jobs.reason,
+        rerun = false,
+        state = case when o.ends_later then j.state else 'cancelled' end,
+        finished_at = case when not o.ends_later then clock_timestamp() end,
+        holds_key = j.holds_key and o.ends_later,
+        admitted = j.admitted and o.ends_later
     from open_jobs o
     where j.id = o.id
-    returning j.id, j.generation, j.queue, j.state
+    returning j.id, j.generation, j.queue, j.state, o.is_new
   ),
   removed as (
     insert into outbox.removals (queue, job_id, generation)
@@ -42,9 +45,25 @@ begin
     from changed c
     where c.state = 'cancelled'
   )
-  select count(*) into cancelled from changed;
+  select count(*) filter (where c.is_new) into cancelled from changed c;
   return cancelled;
 end $$;
+
+-- The same by name and key. The job that is writing right now does not cancel itself: a pause check sets the status that
+-- cancels pause checks.
+create or replace function outbox.cancel_many(names text[], keys text[], reason text) returns bigint
+language sql security definer set search_path = pg_catalog, pg_temp
+return outbox.cancel_jobs(
+  ids => array(
+    select j.id
+    from outbox.jobs j
+    where j.key = any (cancel_many.keys)
+      and j.name = any (cancel_many.names)
+      and j.finished_at is null
+      and j.id is distinct from nullif(current_setting('outbox.current_job', true), '')::bigint
+  ),
+  reason => cancel_many.reason
+);
 
 create or replace function outbox.cancel(name text, key text, reason text default 'cancelled') returns bigint
 language sql security definer set search_path = pg_catalog, pg_temp

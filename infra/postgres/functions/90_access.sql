@@ -4,7 +4,8 @@
 grant usage on schema outbox to outbox_bridge, outbox_worker, outbox_api;
 
 grant select on all tables in schema outbox to outbox_bridge, outbox_worker, outbox_api;
-grant update (publish_window) on outbox.meta to outbox_bridge;
+grant update (publish_window, restore_counter, counted_at) on outbox.meta to outbox_bridge;
+grant insert, update on outbox.repairs to outbox_bridge;
 grant update on outbox.jobs to outbox_bridge, outbox_worker;
 grant delete on outbox.jobs, outbox.attempts, outbox.idempotency_keys, outbox.effects to outbox_bridge;
 grant select, update, delete on outbox.ready to outbox_bridge;
@@ -19,11 +20,16 @@ grant update (epoch) on outbox.queues to outbox_bridge;
 revoke execute on all functions in schema outbox from public;
 grant execute on function outbox.job_uuid(bigint), outbox.job_id(uuid), outbox.uuid_or_null(text), outbox.awake_lock()
   to outbox_bridge, outbox_worker, outbox_api;
-grant execute on function outbox.unpublish(bigint[], int[], boolean) to outbox_bridge;
+grant execute on function outbox.unpublish(bigint[], int[], boolean, boolean) to outbox_bridge;
 grant execute on function
-  outbox.enqueue(text, text, jsonb, uuid, timestamptz, int, int, text, text, text), outbox.enqueue_many(text, jsonb),
-  outbox.cancel(text, text, text), outbox.cancel_many(text[], text[], text)
+  outbox.enqueue(text, text, jsonb, uuid, timestamptz, int, int, text, text, text, boolean),
+  outbox.enqueue_many(text, jsonb, boolean), outbox.cancel(text, text, text), outbox.cancel_many(text[], text[], text)
   to outbox_worker, outbox_api;
+grant execute on function
+  outbox.cancel_jobs(bigint[], text), outbox.reschedule(bigint, timestamptz), outbox.run_now(bigint),
+  outbox.redrive(bigint), outbox.pause_queue(text, text, text), outbox.resume_queue(text),
+  outbox.resolve_effect(bigint, text, text, text)
+  to outbox_api;
 
 alter table outbox.jobs enable row level security;
 drop policy if exists services_work_on_all_jobs on outbox.jobs;
@@ -36,9 +42,12 @@ begin
     grant usage on schema outbox to service_role;
     grant select on all tables in schema outbox to service_role;
     grant execute on function
-      outbox.enqueue(text, text, jsonb, uuid, timestamptz, int, int, text, text, text),
-      outbox.enqueue_many(text, jsonb), outbox.cancel(text, text, text),
-      outbox.cancel_many(text[], text[], text), outbox.job_uuid(bigint), outbox.job_id(uuid), outbox.uuid_or_null(text)
+      outbox.enqueue(text, text, jsonb, uuid, timestamptz, int, int, text, text, text, boolean),
+      outbox.enqueue_many(text, jsonb, boolean), outbox.cancel(text, text, text),
+      outbox.cancel_many(text[], text[], text), outbox.cancel_jobs(bigint[], text),
+      outbox.reschedule(bigint, timestamptz), outbox.run_now(bigint), outbox.redrive(bigint),
+      outbox.pause_queue(text, text, text), outbox.resume_queue(text),
+      outbox.resolve_effect(bigint, text, text, text), outbox.job_uuid(bigint), outbox.job_id(uuid), outbox.uuid_or_null(text)
       to service_role;
     drop policy if exists service_role_sees_all_jobs on outbox.jobs;
     create policy service_role_sees_all_jobs on outbox.jobs for select to service_role using (true);

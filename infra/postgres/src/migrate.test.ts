@@ -1,5 +1,12 @@
 import { randomBytes } from 'node:crypto';
-import { ConfigError, createPool, UnavailableError, type JobDefinition, type Pool } from '@outbox/core';
+import {
+  ConfigError,
+  createPool,
+  SCHEMA_VERSION,
+  UnavailableError,
+  type JobDefinition,
+  type Pool,
+} from '@outbox/core';
 import { catalog } from '@outbox/jobs';
 import { createTestDatabase, type TestDatabase } from '@outbox/testing';
 import { migrate, type MigrateOptions } from './migrate.ts';
@@ -69,7 +76,7 @@ describe('a fresh database', () => {
         ]),
       );
       expect(await rowsOf(pool, 'select instance, backend, schema_version from outbox.meta')).toEqual([
-        { instance: 'test', backend: 'redis', schema_version: 1 },
+        { instance: 'test', backend: 'redis', schema_version: SCHEMA_VERSION },
       ]);
       expect(await run(url, { host: true })).toEqual([]);
     });

@@ -1,5 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { SECOND, type Logger, type Pool, type Queryable } from '@outbox/core';
+import { admitNext } from './admit.ts';
 import { publishBatch, type PublishOptions } from './publish.ts';
 import { carryOutRemovals } from './removals.ts';
 import type { WakeUp } from './wake-up.ts';
@@ -17,6 +18,9 @@ const BRING_NEAR_EVERY_MS = 1 * SECOND;
 
 /** A cancelled job is out of BullMQ well within a second. */
 const REMOVE_EVERY_MS = 50;
+
+/** How often an awake bridge looks whose turn is next. */
+const ADMIT_EVERY_MS = 20;
 
 const BRING_NEAR = /* sql */ `
   update outbox.ready r
@@ -47,6 +51,9 @@ export class PublishLoop {
   #running: Promise<void> | undefined;
   #nearAt = 0;
   #removeAt = 0;
+  #admitAt = 0;
+  /** When the next row with a serial key is due: no writer will notify us of that. performance.now() */
+  #nextTurnAt = Infinity;
   #retryMs = FIRST_RETRY_MS;
 
   constructor(options: PublishLoopOptions) {
@@ -71,9 +78,11 @@ export class PublishLoop {
       await wakeUp?.acquire();
       await this.#publishUntilQuiet();
       await wakeUp?.release();
+      this.#admitAt = 0;
       if (this.#stop.signal.aborted || (await this.#publish()) > 0) continue;
-      if (wakeUp) await wakeUp.wait(pollMs);
-      else await this.#pause(pollMs);
+      const sleepMs = Math.min(pollMs, Math.max(0, this.#nextTurnAt - performance.now()));
+      if (wakeUp) await wakeUp.wait(sleepMs);
+      else await this.#pause(sleepMs);
     }
   }
 
@@ -91,6 +100,7 @@ export class PublishLoop {
     await this.#remove();
     try {
       await this.#bringNear();
+      await this.#admit();
       const started = performance.now();
       const { published, settled, refused } = await publishBatch(this.#options);
       if (refused.length > 0) log.error({ outboxIds: refused }, 'rows refused by the queue');
@@ -123,6 +133,13 @@ export class PublishLoop {
       this.#options.log.warn({ err }, 'cancelled jobs not removed');
       this.#removeAt = performance.now() + LONGEST_RETRY_MS;
     }
+  }
+
+  async #admit(): Promise<void> {
+    if (performance.now() < this.#admitAt) return;
+    const { nextInMs } = await admitNext(this.#pool);
+    this.#admitAt = performance.now() + ADMIT_EVERY_MS;
+    this.#nextTurnAt = nextInMs === undefined ? Infinity : performance.now() + nextInMs;
   }
 
   async #bringNear(): Promise<void> {

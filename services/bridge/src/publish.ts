@@ -24,7 +24,7 @@ const PICK_READY = /* sql */ `
   with picked as (
     select r.job_id, r.generation
     from outbox.ready r
-    where not r.far and (r.retry_at is null or r.retry_at <= now())
+    where not r.far and r.serial_key is null and (r.retry_at is null or r.retry_at <= now())
     order by r.priority desc, r.scheduled_at
     limit $1
     for update skip locked
@@ -87,7 +87,8 @@ const NOTE_REFUSAL = /* sql */ `
       state = case when j.publish_failures + 1 >= ${MOST_REFUSALS} then 'failed' else j.state end,
       reason = case when j.publish_failures + 1 >= ${MOST_REFUSALS} then 'refused_by_queue' else j.reason end,
       finished_at = case when j.publish_failures + 1 >= ${MOST_REFUSALS} then clock_timestamp() end,
-      holds_key = j.holds_key and j.publish_failures + 1 < ${MOST_REFUSALS}
+      holds_key = j.holds_key and j.publish_failures + 1 < ${MOST_REFUSALS},
+      admitted = j.admitted and j.publish_failures + 1 < ${MOST_REFUSALS}
   from refused r
   where j.id = r.id
   returning j.id, j.state`;

@@ -17,6 +17,13 @@ export interface ClaimedJob {
   backoffJitter: number;
   /** True when it was cancelled before this run, which is there only to find out what became of a call. */
   cancelRequested: boolean;
+  /**
+   * Set when the database was restored to an older state in which this row was open: from this instant on it may have made
+   * calls that the ledger does not know.
+   */
+  callsUnknownSince: Date | null;
+  /** Milliseconds from the instant the job was first asked for to the one this attempt was due. */
+  putOffMs: number;
   /** Milliseconds from the instant the job was due to the claim, by the database's clock. */
   queuedMs: number;
 }
@@ -29,7 +36,7 @@ export interface ClaimedJob {
  */
 export type Verdict =
   | { kind: 'run'; job: ClaimedJob }
-  | { kind: 'later'; atMs: number; reason: 'not_due' | 'leased' | 'busy' }
+  | { kind: 'later'; atMs: number; reason: 'not_due' | 'leased' | 'busy' | 'paused' }
   | { kind: 'drop'; reason: 'missing' | 'superseded' | 'finished' | 'interrupted_too_often' };
 
 export interface Delivery {
@@ -40,6 +47,9 @@ export interface Delivery {
 /** A row is busy when a transaction of somebody else has it locked: usually over in milliseconds. */
 const BUSY_RETRY_MS = 500;
 
+/** The bridge pauses BullMQ too; until it has, a delivered job of a paused queue is put off by so much. */
+const PAUSED_RETRY_MS = 5_000;
+
 /** A job that took so many workers down with it is set aside as failed. */
 const MAX_INTERRUPTIONS = 10;
 
@@ -49,7 +59,10 @@ const MAX_INTERRUPTIONS = 10;
  *
  *   pending, published  → active, attempt + 1. Pending too: a worker may be faster than the bridge's mark.
  *   active, lease over  → active, same attempt, interruptions + 1: BullMQ redelivered the job of a worker that died
- *                         → failed, when that happened too often
+ *   any of these        → failed, when workers died of it too often
+ *
+ * Not while its queue is paused (BullMQ may have forgotten), nor a row with a serial key before its turn. What was asked for
+ * while the row waited is done by this run, which reads the world after the claim: it need not run again.
  *
  * A crash after the commit leaves an active row with a lease that runs out: the redelivery claims it again.
  */
@@ -60,29 +73,33 @@ const CLAIM = /* sql */ `
   unlocked as (
     select
       j.id, j.generation, j.state, j.run, j.attempt, j.interruptions, j.scheduled_at, j.locked_by, j.locked_until,
-      j.started_at
+      j.started_at, q.paused_at is not null as paused, j.serial_key is null or j.admitted as has_turn
     from outbox.jobs j
+    left join outbox.queues q on q.name = j.queue
     where j.id = any ($1::bigint[])
     order by j.id
-    for no key update skip locked
+    for no key update of j skip locked
   ),
   claimable as (
-    select u.*, u.state = 'active' as interrupted
+    select u.*, u.state = 'active' as interrupted, u.interruptions + (u.state = 'active')::int as interruptions_now
     from unlocked u
     join delivered d on d.id = u.id and d.generation = u.generation
-    where (u.state in ('pending', 'published') and u.scheduled_at <= clock_timestamp())
-      or (u.state = 'active' and u.locked_until < clock_timestamp())
+    where not u.paused
+      and (
+        (u.state in ('pending', 'published') and u.scheduled_at <= clock_timestamp() and u.has_turn)
+        or (u.state = 'active' and u.locked_until < clock_timestamp())
+      )
   ),
   claimed as (
     update outbox.jobs j
     set state = 'active', run = nextval('outbox.run'), attempt = c.attempt + (not c.interrupted)::int,
-        interruptions = c.interruptions + c.interrupted::int, locked_by = $3,
+        interruptions = c.interruptions_now, rerun = false, locked_by = $3,
         locked_until = clock_timestamp() + $4 * interval '1 ms', started_at = clock_timestamp(),
         published_at = coalesce(j.published_at, clock_timestamp()),
         published_epoch = coalesce(j.published_epoch, (select q.epoch from outbox.queues q where q.name = j.queue)),
         holds_key = j.holds_key and (select t.unique_mode = 'open' from outbox.job_types t where t.name = j.name)
     from claimable c
-    where j.id = c.id and not (c.interrupted and c.interruptions >= $5)
+    where j.id = c.id and c.interruptions_now <= $5
     returning
       j.id, j.generation, j.run, j.name, j.queue, j.payload, j.attempt, j.max_attempts,
       j.cancel_requested_at is not null as cancel_requested,
@@ -91,9 +108,9 @@ const CLAIM = /* sql */ `
   given_up as (
     update outbox.jobs j
     set state = 'failed', reason = 'interrupted_too_often', last_error = 'Its worker died more than ' || $5 || ' times.',
-        locked_by = null, locked_until = null, holds_key = false, finished_at = clock_timestamp()
+        locked_by = null, locked_until = null, holds_key = false, admitted = false, finished_at = clock_timestamp()
     from claimable c
-    where j.id = c.id and c.interrupted and c.interruptions >= $5
+    where j.id = c.id and c.interruptions_now > $5
     returning j.id
   ),
   noted as (
@@ -109,7 +126,9 @@ const CLAIM = /* sql */ `
     extract(epoch from coalesce(t.operator_timeout, t.timeout))::float8 * 1000 as "timeoutMs",
     t.backoff_type as "backoffType", t.backoff_jitter as "backoffJitter",
     extract(epoch from coalesce(t.operator_backoff, t.backoff))::float8 * 1000 as "backoffMs",
-    g.id is not null as "givenUp", j.generation, j.state,
+    case when j.created_at < m.restored_at then m.restored_from end as "callsUnknownSince",
+    extract(epoch from j.scheduled_at - j.due_at)::float8 * 1000 as "putOffMs",
+    g.id is not null as "givenUp", j.generation, j.state, q.paused_at is not null as paused,
     extract(epoch from j.scheduled_at)::float8 * 1000 as "scheduledMs",
     extract(epoch from j.locked_until)::float8 * 1000 as "lockedUntilMs",
     extract(epoch from clock_timestamp())::float8 * 1000 as "nowMs"
@@ -117,6 +136,8 @@ const CLAIM = /* sql */ `
   left join claimed c on c.id = d.id and c.generation = d.generation
   left join given_up g on g.id = d.id
   left join outbox.jobs j on j.id = d.id
+  left join outbox.queues q on q.name = j.queue
+  cross join outbox.meta m
   left join outbox.job_types t on t.name = c.name`;
 
 /** One row of the answer; `state`, `generation` and the times of the row as it was before the claim. */
@@ -125,6 +146,7 @@ interface ClaimRow extends Omit<ClaimedJob, 'run' | 'generation'> {
   givenUp: boolean;
   generation: number | null;
   state: string | null;
+  paused: boolean;
   scheduledMs: number;
   lockedUntilMs: number | null;
   nowMs: number;
@@ -186,6 +208,7 @@ function verdictOf(delivery: Delivery, rows: ClaimRow[]): Verdict {
   switch (row.state) {
     case 'pending':
     case 'published':
+      if (row.paused) return { kind: 'later', atMs: row.nowMs + PAUSED_RETRY_MS, reason: 'paused' };
       return row.scheduledMs > row.nowMs
         ? { kind: 'later', atMs: row.scheduledMs, reason: 'not_due' }
         : { kind: 'later', atMs: row.nowMs + BUSY_RETRY_MS, reason: 'busy' };

@@ -39,7 +39,8 @@ const FINISH = /* sql */ `
         locked_by = null,
         locked_until = null,
         finished_at = case when e.delay_ms is null or h.cancelled then clock_timestamp() end,
-        holds_key = j.holds_key and e.delay_ms is not null and not h.cancelled
+        holds_key = j.holds_key and e.delay_ms is not null and not h.cancelled,
+        admitted = j.admitted and e.delay_ms is not null and not h.cancelled
     from held h
     join ended e on e.id = h.id
     where j.id = h.id

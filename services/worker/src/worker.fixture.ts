@@ -152,6 +152,8 @@ export async function addActive(pool: Pool, request: Omit<RowRequest, 'state'> =
     backoffMs: 100,
     backoffJitter: 0.25,
     cancelRequested: false,
+    callsUnknownSince: null,
+    putOffMs: 0,
     queuedMs: 0,
   };
 }
