@@ -1,12 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import {
-  ConfigError,
-  createPool,
-  SCHEMA_VERSION,
-  UnavailableError,
-  type JobDefinition,
-  type Pool,
-} from '@outbox/core';
+import { ConfigError, createPool, SCHEMA_VERSION, UnavailableError, type JobDefinition, type Pool } from '@outbox/core';
 import { catalog } from '@outbox/jobs';
 import { createTestDatabase, type TestDatabase } from '@outbox/testing';
 import { migrate, type MigrateOptions } from './migrate.ts';

@@ -22,8 +22,8 @@ export interface ClaimedJob {
    * calls that the ledger does not know.
    */
   callsUnknownSince: Date | null;
-  /** Milliseconds from the instant the job was first asked for to the one this attempt was due. */
-  putOffMs: number;
+  /** Milliseconds from the instant the job was first asked for, whatever it has waited for since, to the claim. */
+  lateMs: number;
   /** Milliseconds from the instant the job was due to the claim, by the database's clock. */
   queuedMs: number;
 }
@@ -127,7 +127,7 @@ const CLAIM = /* sql */ `
     t.backoff_type as "backoffType", t.backoff_jitter as "backoffJitter",
     extract(epoch from coalesce(t.operator_backoff, t.backoff))::float8 * 1000 as "backoffMs",
     case when j.created_at < m.restored_at then m.restored_from end as "callsUnknownSince",
-    extract(epoch from j.scheduled_at - j.due_at)::float8 * 1000 as "putOffMs",
+    extract(epoch from clock_timestamp() - j.due_at)::float8 * 1000 as "lateMs",
     g.id is not null as "givenUp", j.generation, j.state, q.paused_at is not null as paused,
     extract(epoch from j.scheduled_at)::float8 * 1000 as "scheduledMs",
     extract(epoch from j.locked_until)::float8 * 1000 as "lockedUntilMs",

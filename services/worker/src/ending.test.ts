@@ -29,6 +29,8 @@ const JOB: ClaimedJob = {
   backoffMs: 1 * MINUTE,
   backoffJitter: 0.25,
   cancelRequested: false,
+  callsUnknownSince: null,
+  lateMs: 0,
   queuedMs: 0,
 };
 

@@ -153,7 +153,7 @@ export async function addActive(pool: Pool, request: Omit<RowRequest, 'state'> =
     backoffJitter: 0.25,
     cancelRequested: false,
     callsUnknownSince: null,
-    putOffMs: 0,
+    lateMs: 0,
     queuedMs: 0,
   };
 }
