@@ -106,9 +106,12 @@ async function setup(kind: QueueBackend['kind'], { job = {}, leaseMs = 5 * SECON
         onError: () => undefined,
       });
     const [workPool, leasePool] = [ownPool(4), ownPool(1)];
-    const clock = new DatabaseClock(leasePool, () => undefined);
+    const clock = new DatabaseClock(
+      leasePool,
+      () => undefined,
+      () => Date.now() - clockOffsetMs,
+    );
     await clock.measure();
-    clock.offsetMs += clockOffsetMs;
     const leases = new Leases({ pool: leasePool, leaseMs, log });
     const handBack = new AbortController();
     const handler: JobHandler<JobDefinition, object> = (payload, context) => handle(context, payload);

@@ -236,14 +236,17 @@ function decisionOf(ending: Ending, dueMs: number): Decision {
 const SHORTEST_WAIT_MS = 25;
 
 async function answer(decision: Decision, bullJob: Job, token: string | undefined, clock: DatabaseClock) {
-  const localMs = (atMs: number) => Math.max(Math.ceil(clock.toLocal(atMs)), Date.now() + SHORTEST_WAIT_MS);
+  // What is written into BullMQ holds for all workers. Within the tolerated offset it is what our own clock shows then, so
+  // that we do not ask too early; a clock that is off by more would put the job off by as much for everybody.
+  const localMs = (atMs: number) =>
+    clock.trustworthy ? Math.max(Math.ceil(clock.toLocal(atMs)), Date.now() + SHORTEST_WAIT_MS) : Math.ceil(atMs);
   switch (decision.kind) {
     case 'complete':
       return decision.value;
     case 'fail':
       throw new UnrecoverableError(decision.message);
     case 'retry':
-      throw new RetryAtError(decision.message, localMs(decision.atMs) - Date.now());
+      throw new RetryAtError(decision.message, Math.max(0, localMs(decision.atMs) - Date.now()));
     case 'later':
       await bullJob.moveToDelayed(localMs(decision.atMs), token);
       throw new DelayedError();

@@ -11,7 +11,7 @@ const RUN_RETRY_DELAY_MS = 1 * SECOND;
 /** An error that is no decision of a row (Redis broke in between): the next delivery asks the row again. */
 const UNDECIDED_RETRY_MS = 1 * SECOND;
 
-const CLOCK_CHECK_MS = 5 * SECOND;
+const CLOCK_CHECK_MS = 1 * SECOND;
 
 export interface WorkersOptions {
   backend: QueueBackend;
