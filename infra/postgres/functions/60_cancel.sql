@@ -7,24 +7,31 @@
 --
 -- Asked for again while it is about to end, it only forgets that it was to run once more after that.
 -- Rows are locked in order of id, so that two cancels cannot deadlock; a row that a worker is just claiming or finishing
--- is waited for, which takes milliseconds.
+-- is waited for, which takes milliseconds. What it has become meanwhile is looked at by the next statement: in the same one
+-- PostgreSQL first tries the row as it was before the wait, which the check constraints may refuse.
 create or replace function outbox.cancel_jobs(ids bigint[], reason text) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
+  locked bigint[];
   cancelled bigint;
 begin
+  select array_agg(o.id) into locked
+  from (
+    select j.id
+    from outbox.jobs j
+    where j.id = any (cancel_jobs.ids) and j.finished_at is null and (j.cancel_requested_at is null or j.rerun)
+    order by j.id
+    for no key update
+  ) o;
+
   with open_jobs as (
     select
       j.id, j.cancel_requested_at is null as is_new,
       j.state = 'active'
         or exists (select from outbox.effects e where e.job_id = j.id and e.state = 'started') as ends_later
     from outbox.jobs j
-    where j.id = any (cancel_jobs.ids)
-      and j.finished_at is null
-      and (j.cancel_requested_at is null or j.rerun)
-    order by j.id
-    for no key update of j
+    where j.id = any (locked)
   ),
   changed as (
     update outbox.jobs j
