@@ -1,4 +1,5 @@
 export * from './capture-logs.ts';
+export * from './fault-proxy.ts';
 export * from './handler-context.ts';
 export * from './run-service.ts';
 export * from './wait-for.ts';

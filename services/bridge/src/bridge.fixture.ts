@@ -1,5 +1,3 @@
-import { once } from 'node:events';
-import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { connectQueueBackend, enqueue, SECOND, type Pool, type QueueBackend, type SharedSettings } from '@outbox/core';
 import type { Queue } from 'bullmq';
 
@@ -122,50 +120,4 @@ export function createGate(): { opened: Promise<void>; open: () => void } {
   let open = () => undefined as void;
   const opened = new Promise<void>((resolve) => (open = resolve));
   return { opened, open };
-}
-
-export interface Proxy {
-  url: string;
-  /** Breaks every connection and refuses new ones, until `restore`. */
-  cut(): Promise<void>;
-  restore(): Promise<void>;
-  close(): Promise<void>;
-}
-
-/** Stands before a server: its port can be closed and opened again while the server goes on. */
-export async function startProxy(target: string): Promise<Proxy> {
-  const { port: targetPort, hostname } = new URL(target);
-  const sockets = new Set<Socket>();
-  const track = (socket: Socket) => {
-    sockets.add(socket);
-    socket.on('close', () => sockets.delete(socket)).on('error', () => undefined);
-    return socket;
-  };
-  const server = createServer((client) => {
-    const upstream = track(connect(Number(targetPort), hostname));
-    track(client).pipe(upstream).pipe(client);
-    client.on('close', () => upstream.destroy());
-    upstream.on('close', () => client.destroy());
-  });
-  const listen = async (port: number) => {
-    server.listen(port, '127.0.0.1');
-    await once(server, 'listening');
-    return (server.address() as AddressInfo).port;
-  };
-  const port = await listen(0);
-  const cut = async () => {
-    const closed = new Promise((resolve) => server.close(resolve));
-    for (const socket of sockets) socket.destroy();
-    await closed;
-  };
-  const url = new URL(target);
-  url.host = `127.0.0.1:${port}`;
-  return {
-    url: url.toString(),
-    cut,
-    restore: async () => void (await listen(port)),
-    close: async () => {
-      if (server.listening) await cut();
-    },
-  };
 }

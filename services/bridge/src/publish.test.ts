@@ -1,5 +1,5 @@
 import { HOUR, MINUTE, createPool, withTransaction, type Pool } from '@outbox/core';
-import { createTestDatabase, createTestPrefix, waitFor } from '@outbox/testing';
+import { createTestDatabase, createTestPrefix, startFaultProxy, waitFor } from '@outbox/testing';
 import type { Queue } from 'bullmq';
 import { Redis } from 'ioredis';
 import {
@@ -14,7 +14,6 @@ import {
   QUEUE,
   readRow,
   readRows,
-  startProxy,
 } from './bridge.fixture.ts';
 import { publishBatch } from './publish.ts';
 
@@ -25,7 +24,7 @@ async function setup({ throughProxy = false } = {}) {
   const database = await createTestDatabase();
   const keys = createTestPrefix();
   const { prefix, redisUrl } = keys;
-  const proxy = throughProxy ? await startProxy(redisUrl) : undefined;
+  const proxy = throughProxy ? await startFaultProxy(redisUrl) : undefined;
   const { queue, queueOf, ...queues } = await openQueues(proxy?.url ?? redisUrl, prefix);
   const { pool } = database;
   return {

@@ -1,14 +1,14 @@
 import { createPool } from '@outbox/core';
-import { createTestDatabase, createTestPrefix, waitFor } from '@outbox/testing';
+import { createTestDatabase, createTestPrefix, startFaultProxy, waitFor } from '@outbox/testing';
 import { Worker } from 'bullmq';
-import { addRow, addRows, createGate, openQueues, QUEUE, startProxy } from './bridge.fixture.ts';
+import { addRow, addRows, createGate, openQueues, QUEUE } from './bridge.fixture.ts';
 import { publishBatch } from './publish.ts';
 import { carryOutRemovals } from './removals.ts';
 
 async function setup() {
   const database = await createTestDatabase();
   const keys = createTestPrefix();
-  const proxy = await startProxy(keys.redisUrl);
+  const proxy = await startFaultProxy(keys.redisUrl);
   const queues = await openQueues(proxy.url, keys.prefix);
   const { pool } = database;
   const { queue, queueOf } = queues;

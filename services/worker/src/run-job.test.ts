@@ -19,7 +19,7 @@ import {
   type QueueBackend,
   type SharedSettings,
 } from '@outbox/core';
-import { captureLogs, createTestDatabase, createTestPrefix, waitFor } from '@outbox/testing';
+import { captureLogs, createTestDatabase, createTestPrefix, startFaultProxy, waitFor } from '@outbox/testing';
 import { runMigrations, type Job } from 'bullmq';
 import pg from 'pg';
 import { z } from 'zod';
@@ -37,12 +37,14 @@ import {
   readAttempts,
   readRow,
   requestCancel,
-  startPostgresProxy,
   takeOver,
   type JobTypeRequest,
   type RowRequest,
 } from './worker.fixture.ts';
 import { Workers } from './workers.ts';
+
+/** How Postgres says that a transaction has committed. */
+const COMMITTED = 'COMMIT\0';
 
 const FOLLOW_UP = 'test_follow_up';
 /** Catalogued in the database, but no handler here knows it. */
@@ -91,7 +93,7 @@ async function setup(kind: QueueBackend['kind'], { job = {}, leaseMs = 5 * SECON
   };
   const backend = await connectQueueBackend(settings, () => undefined);
   const queue = backend.createQueue(QUEUE);
-  const proxy = await startPostgresProxy(database.url);
+  const proxy = await startFaultProxy(database.url);
   const stops: (() => Promise<void>)[] = [];
 
   /** A worker process in small; every call is another one. */
@@ -517,7 +519,7 @@ describe.each(['redis', 'postgres'] as const)('on the %s backend', (kind) => {
         context.complete(async (tx) => {
           writes += 1;
           await tx.query(`insert into public.facts values ('once')`);
-          if (writes === 1) bundle.proxy.loseNextCommit();
+          if (writes === 1) bundle.proxy.loseNextAnswer(COMMITTED);
           return outcomeOf(writes);
         }),
       );

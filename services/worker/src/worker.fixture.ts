@@ -1,5 +1,3 @@
-import { once } from 'node:events';
-import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import type { Pool } from '@outbox/core';
 import type { ClaimedJob } from './claim.ts';
 
@@ -186,62 +184,4 @@ export function createGate(): { opened: Promise<void>; open: () => void } {
   let open = () => undefined as void;
   const opened = new Promise<void>((resolve) => (open = resolve));
   return { opened, open };
-}
-
-export interface PostgresProxy {
-  url: string;
-  /** Breaks every connection and refuses new ones, until `restore`. */
-  cut(): Promise<void>;
-  restore(): Promise<void>;
-  /** The next commit happens, but its answer gets lost with the connection. */
-  loseNextCommit(): void;
-  close(): Promise<void>;
-}
-
-/** How Postgres says that a transaction has committed. */
-const COMMITTED = 'COMMIT\0';
-
-/** Stands before Postgres and breaks connections when the test says so. */
-export async function startPostgresProxy(target: string): Promise<PostgresProxy> {
-  const url = new URL(target);
-  const { port: targetPort, hostname } = url;
-  const sockets = new Set<Socket>();
-  let isCommitLost = false;
-  const track = (socket: Socket) => {
-    sockets.add(socket);
-    return socket.on('close', () => sockets.delete(socket)).on('error', () => undefined);
-  };
-  const server = createServer((client) => {
-    const upstream = track(connect(Number(targetPort), hostname));
-    track(client).pipe(upstream);
-    upstream.on('data', (data) => {
-      if (isCommitLost && data.includes(COMMITTED)) {
-        isCommitLost = false;
-        client.destroy();
-      } else if (client.writable) client.write(data);
-    });
-    client.on('close', () => upstream.destroy());
-    upstream.on('close', () => client.destroy());
-  });
-  const listen = async (port: number) => {
-    server.listen(port, '127.0.0.1');
-    await once(server, 'listening');
-  };
-  const cut = async () => {
-    const closed = new Promise((resolve) => server.close(resolve));
-    for (const socket of sockets) socket.destroy();
-    await closed;
-  };
-  await listen(0);
-  const { port } = server.address() as AddressInfo;
-  url.host = `127.0.0.1:${port}`;
-  return {
-    url: url.toString(),
-    cut,
-    restore: () => listen(port),
-    loseNextCommit: () => void (isCommitLost = true),
-    close: async () => {
-      if (server.listening) await cut();
-    },
-  };
 }
