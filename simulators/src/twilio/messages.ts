@@ -110,6 +110,8 @@ export interface MessageFilter {
 /** What was accepted, oldest first, in memory. */
 export class MessageStore {
   readonly #messages = new Map<string, StoredMessage>();
+  /** The same by recipient: a look-up must not become slower with everybody else's messages. */
+  readonly #byRecipient = new Map<string, Set<StoredMessage>>();
   readonly #limit: number;
 
   constructor(limit = MESSAGE_LIMIT) {
@@ -133,9 +135,10 @@ export class MessageStore {
       receivedAt: new Date(),
     };
     this.#messages.set(message.sid, message);
-    for (const oldest of this.#messages.keys()) {
+    this.#toRecipient(message.to).add(message);
+    for (const oldest of this.#messages.values()) {
       if (this.#messages.size <= this.#limit) break;
-      this.#messages.delete(oldest);
+      this.#forget(oldest);
     }
     return message;
   }
@@ -152,15 +155,28 @@ export class MessageStore {
 
   /** Matching messages, newest first; `after` is the sid the page before ended with. */
   page(filter: MessageFilter, size: number, after?: string): { messages: StoredMessage[]; hasMore: boolean } {
-    const matching = this.all()
-      .reverse()
-      .filter((message) => matches(message, filter));
+    const candidates = filter.to === undefined ? this.all() : [...(this.#byRecipient.get(filter.to) ?? [])];
+    const matching = candidates.reverse().filter((message) => matches(message, filter));
     const start = after === undefined ? 0 : matching.findIndex(({ sid }) => sid === after) + 1;
     return { messages: matching.slice(start, start + size), hasMore: matching.length > start + size };
   }
 
   clear(): void {
     this.#messages.clear();
+    this.#byRecipient.clear();
+  }
+
+  #toRecipient(to: string): Set<StoredMessage> {
+    const known = this.#byRecipient.get(to) ?? new Set();
+    this.#byRecipient.set(to, known);
+    return known;
+  }
+
+  #forget(message: StoredMessage): void {
+    this.#messages.delete(message.sid);
+    const others = this.#byRecipient.get(message.to);
+    others?.delete(message);
+    if (others?.size === 0) this.#byRecipient.delete(message.to);
   }
 }
 

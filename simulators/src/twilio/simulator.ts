@@ -10,6 +10,8 @@ export interface TwilioSimulatorOptions extends Pick<TwilioAppOptions, 'credenti
   /** 0, the default, takes a free port. */
   port?: number;
   host?: string;
+  /** So many messages are kept, by default 10,000; older ones are forgotten. */
+  messageLimit?: number;
 }
 
 export interface TwilioSimulator {
@@ -21,6 +23,8 @@ export interface TwilioSimulator {
   requests(): LoggedRequest[];
   /** Scripts a misbehaviour of the next `count` (default 1) requests that fit. Throws on an invalid one. */
   fault(fault: FaultInput): void;
+  /** Faults that have not hit their requests yet will not. */
+  clearFaults(): void;
   /** Forgets messages, requests and faults. */
   reset(): void;
   /** Closes the port and every connection. Closing twice is harmless. */
@@ -29,8 +33,8 @@ export interface TwilioSimulator {
 
 /** Starts a simulator of its own: nothing is shared between two. Throws `UnavailableError` when the port is taken. */
 export async function startTwilioSimulator(options: TwilioSimulatorOptions = {}): Promise<TwilioSimulator> {
-  const { port: wanted = 0, host = '127.0.0.1', ...appOptions } = options;
-  const stores = { messages: new MessageStore(), faults: new FaultScript(), requests: new RequestLog() };
+  const { port: wanted = 0, host = '127.0.0.1', messageLimit, ...appOptions } = options;
+  const stores = { messages: new MessageStore(messageLimit), faults: new FaultScript(), requests: new RequestLog() };
   const server = createServer(createTwilioApp({ ...appOptions, ...stores }));
   server.listen(wanted, host);
   try {
@@ -48,6 +52,7 @@ export async function startTwilioSimulator(options: TwilioSimulatorOptions = {})
     messages: () => stores.messages.all().map(describeSent),
     requests: () => stores.requests.all(),
     fault: (fault) => stores.faults.add(faultSchema.parse(fault)),
+    clearFaults: () => stores.faults.clear(),
     reset: () => {
       stores.messages.clear();
       stores.requests.clear();
