@@ -6,12 +6,16 @@ import tseslint from 'typescript-eslint';
 
 /** Who may import whom (docs/architecture.md, "The rooms"). Each zone: nothing in `target` imports from `from`. */
 const zones = [
-  { target: './packages/core', from: ['./packages/jobs', './services', './infra', './simulators', './demo'] },
-  { target: './packages/jobs', from: ['./services', './infra', './demo'] },
-  { target: './services/bridge', from: ['./services/worker', './services/api', './infra', './demo'] },
-  { target: './services/worker', from: ['./services/bridge', './services/api', './infra', './demo'] },
-  { target: './services/api', from: ['./services/bridge', './services/worker', './infra', './demo'] },
+  {
+    target: './packages/core',
+    from: ['./packages/jobs', './services', './infra', './simulators', './demo', './chaos'],
+  },
+  { target: './packages/jobs', from: ['./services', './infra', './demo', './chaos'] },
+  { target: './services/bridge', from: ['./services/worker', './services/api', './infra', './demo', './chaos'] },
+  { target: './services/worker', from: ['./services/bridge', './services/api', './infra', './demo', './chaos'] },
+  { target: './services/api', from: ['./services/bridge', './services/worker', './infra', './demo', './chaos'] },
   { target: './e2e', from: ['./services', './packages/jobs'], message: 'e2e looks from outside.' },
+  { target: './chaos', from: ['./services', './packages/jobs', './demo'], message: 'chaos looks from outside.' },
 ];
 
 /** Test helpers and simulators must not ship: only tests, the demo and benchmarks reach them. */

@@ -19,6 +19,8 @@ export interface TwilioSimulator {
   readonly port: number;
   /** What was accepted, in order. */
   messages(): SentMessage[];
+  /** How many those are. */
+  readonly messageCount: number;
   /** What was asked, accepted or not, in order. */
   requests(): LoggedRequest[];
   /** Scripts a misbehaviour of the next `count` (default 1) requests that fit. Throws on an invalid one. */
@@ -50,6 +52,9 @@ export async function startTwilioSimulator(options: TwilioSimulatorOptions = {})
     url: `http://${host}:${port}`,
     port,
     messages: () => stores.messages.all().map(describeSent),
+    get messageCount() {
+      return stores.messages.size;
+    },
     requests: () => stores.requests.all(),
     fault: (fault) => stores.faults.add(faultSchema.parse(fault)),
     clearFaults: () => stores.faults.clear(),
