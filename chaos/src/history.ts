@@ -35,8 +35,8 @@ export class History {
     await mkdir(join(this.folder, 'tables'), { recursive: true });
   }
 
-  logFile(service: string): string {
-    return join(this.folder, 'logs', `${service}.jsonl`);
+  logFile(name: string): string {
+    return join(this.folder, 'logs', `${name}.log`);
   }
 
   note(file: string, event: object): void {

@@ -1,4 +1,4 @@
-import { cp, rm } from 'node:fs/promises';
+import { appendFile, cp, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { MINUTE, SECOND, UnavailableError } from '@outbox/core';
@@ -52,10 +52,13 @@ const POSTGRES_SETTINGS = { fsync: 'off', full_page_writes: 'on', synchronous_co
 export class PostgresServer {
   readonly outages: Outage[] = [];
   readonly #dataDir: string;
+  readonly #logFile: string;
   #server: LocalPostgres | undefined;
 
-  constructor(dataDir: string) {
+  /** `logFile` receives what it has to say: a start of its own begins a new log each time. */
+  constructor(dataDir: string, logFile: string) {
     this.#dataDir = dataDir;
+    this.#logFile = logFile;
   }
 
   get url(): string {
@@ -81,7 +84,7 @@ export class PostgresServer {
   async restart(signal: 'SIGINT' | 'SIGQUIT' | 'SIGKILL', downMs: number): Promise<void> {
     await this.during(async () => {
       process.kill(this.pid, signal);
-      await this.#running.stop();
+      await this.stop();
       await wait(downMs);
       await this.start();
     });
@@ -96,7 +99,10 @@ export class PostgresServer {
   }
 
   async stop(): Promise<void> {
-    await this.#server?.stop();
+    if (!this.#server) return;
+    await this.#server.stop();
+    const words = await readFile(join(this.#server.dataDir, 'postgres.log'), 'utf8').catch(() => '');
+    await appendFile(this.#logFile, words);
   }
 
   /** The data may be elsewhere than it was asked for. */

@@ -123,7 +123,7 @@ export async function setStage({ history, plan, over, cleanups }: StageOptions):
 }
 
 async function startServers(history: History, cleanups: Cleanup[]) {
-  const postgres = new PostgresServer(join(history.folder, 'postgres'));
+  const postgres = new PostgresServer(join(history.folder, 'postgres'), history.logFile('postgres'));
   const redis = new RedisServer(join(history.folder, 'redis'));
   for (const server of [postgres, redis]) {
     cleanups.push(

@@ -5,6 +5,7 @@ export interface Write {
   what: string;
   /** Epoch milliseconds. */
   startedAt: number;
+  endedAt: number;
   /** Without the time that a transaction was held open on purpose. */
   durationMs: number;
   /** `unknown`: the connection broke, and with it the answer. */
@@ -32,7 +33,8 @@ export class Writes {
         error: error instanceof Error ? error.message : String(error),
       }),
     );
-    const made: Write = { what, startedAt, durationMs: Math.max(0, performance.now() - started - heldMs), ...write };
+    const durationMs = Math.max(0, performance.now() - started - heldMs);
+    const made: Write = { what, startedAt, endedAt: Date.now(), durationMs, ...write };
     this.all.push(made);
     this.#note(made);
     return made;

@@ -9,9 +9,7 @@ const SLOW_MS = 2 * SECOND;
 /** Invariant 8: a business transaction never waits for us, and never fails because of us. */
 export function findWrites({ business, stage }: World): Promise<Finding[]> {
   const { outages } = stage.postgres;
-  const whileUp = business.writes.all.filter(({ startedAt, durationMs }) =>
-    wasUp(outages, startedAt, startedAt + durationMs),
-  );
+  const whileUp = business.writes.all.filter(({ startedAt, endedAt }) => wasUp(outages, startedAt, endedAt));
   const failed = whileUp.filter(({ outcome }) => outcome === 'failed' || outcome === 'unknown');
   return Promise.resolve([
     mustBeNone('business writes failed while Postgres was up', failed.map(describe)),
@@ -26,9 +24,8 @@ export function findWrites({ business, stage }: World): Promise<Finding[]> {
 export function slowestWrite({ business, stage }: World): Write | undefined {
   let slowest: Write | undefined;
   for (const write of business.writes.all) {
-    const { startedAt, durationMs } = write;
-    if (durationMs <= (slowest?.durationMs ?? 0)) continue;
-    if (wasUp(stage.postgres.outages, startedAt, startedAt + durationMs)) slowest = write;
+    if (write.durationMs <= (slowest?.durationMs ?? 0)) continue;
+    if (wasUp(stage.postgres.outages, write.startedAt, write.endedAt)) slowest = write;
   }
   return slowest;
 }
