@@ -33,7 +33,7 @@ function planFaults(random: Random, durationMs: number, names: string[] | undefi
   const end = durationMs - LAST_FAULT_MS;
   for (let atMs = FIRST_FAULT_MS; atMs < end; atMs += random.gapMs(FAULTS_PER_SECOND)) {
     const kind = random.pickWeighted(kinds);
-    const fault = { id: faults.length + 1, kind: kind.name, atMs: Math.round(atMs), ...kind.plan(random) };
+    const fault = { id: faults.length + 1, kind: kind.name, atMs: Math.round(atMs), ...kind.plan(random, faults) };
     const isFree = !faults.some((other) => other.breaks === fault.breaks && other.atMs + other.forMs + SECOND > atMs);
     if (isFree && atMs + fault.forMs < end) faults.push(fault);
   }

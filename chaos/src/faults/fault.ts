@@ -23,7 +23,8 @@ export interface FaultKind {
   name: string;
   /** How often, compared with the others. */
   weight: number;
-  plan(random: Random): FaultPlan;
+  /** `earlier` is what was planned before it. */
+  plan(random: Random, earlier: PlannedFault[]): FaultPlan;
   /** Breaks something and, when its time is over, mends it. What it returns is noted. */
   inflict(fault: PlannedFault, stage: Stage): Promise<string | void>;
 }

@@ -2,7 +2,7 @@ import { MINUTE, SECOND, STEPS, type Step } from '@outbox/core';
 import { BRIDGES, CAST, WORKERS } from '../cast.ts';
 
 import type { Stage } from '../stage.ts';
-import { number, text, type FaultKind } from './fault.ts';
+import { number, text, type FaultKind, type PlannedFault } from './fault.ts';
 
 const killService: FaultKind = {
   name: 'kill -9 of a service',
@@ -21,25 +21,28 @@ const REACH_WITHIN_MS = 8 * SECOND;
  * Steps take turns, so that a run of some minutes has each. A bridge writes an epoch only when the queue's data is gone,
  * so that step goes with a FLUSHALL.
  */
-function killAtStep(): FaultKind {
-  let turns: Step[] = [];
-  return {
-    name: 'kill -9 at a step',
-    weight: 16,
-    plan: (random) => {
-      if (turns.length === 0) turns = random.shuffle(STEPS);
-      const step = turns.pop() ?? STEPS[0];
-      const service = random.pick(isBridges(step) ? BRIDGES : WORKERS);
-      return { forMs: REACH_WITHIN_MS, breaks: service, how: { step, service } };
-    },
-    inflict: async (fault, stage) => {
-      const step = text(fault, 'step');
-      if (step === 'epoch.written') return killAtEpoch(stage);
-      const hit = await stage.service(text(fault, 'service')).supervisor.killAt(step, REACH_WITHIN_MS, stage.over);
-      if (hit) stage.stepsHit.add(step);
-      return hit ? undefined : 'not reached';
-    },
-  };
+const killAtStep: FaultKind = {
+  name: 'kill -9 at a step',
+  weight: 18,
+  plan: (random, earlier) => {
+    const step = random.pick(findSeldomest(earlier));
+    const service = random.pick(isBridges(step) ? BRIDGES : WORKERS);
+    return { forMs: REACH_WITHIN_MS, breaks: service, how: { step, service } };
+  },
+  inflict: async (fault, stage) => {
+    const step = text(fault, 'step');
+    if (step === 'epoch.written') return killAtEpoch(stage);
+    const hit = await stage.service(text(fault, 'service')).supervisor.killAt(step, REACH_WITHIN_MS, stage.over);
+    if (hit) stage.stepsHit.add(step);
+    return hit ? undefined : 'not reached';
+  },
+};
+
+/** The steps that were planned less often than others. */
+function findSeldomest(earlier: PlannedFault[]): Step[] {
+  const times = (step: Step) => earlier.filter(({ how }) => how.step === step).length;
+  const least = Math.min(...STEPS.map(times));
+  return STEPS.filter((step) => times(step) === least);
 }
 
 function isBridges(step: Step): boolean {
@@ -86,4 +89,4 @@ const clockSkew: FaultKind = {
   },
 };
 
-export const processFaults: FaultKind[] = [killService, killAtStep(), rollingRestart, clockSkew];
+export const processFaults: FaultKind[] = [killService, killAtStep, rollingRestart, clockSkew];
