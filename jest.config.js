@@ -7,7 +7,9 @@ import { fileURLToPath } from 'node:url';
  */
 export default {
   rootDir: dirname(fileURLToPath(import.meta.url)),
-  roots: ['packages', 'services', 'infra', 'simulators', 'demo', 'chaos', 'e2e'].map((folder) => `<rootDir>/${folder}`),
+  roots: ['packages', 'services', 'infra', 'simulators', 'demo', 'chaos', 'model', 'e2e'].map(
+    (folder) => `<rootDir>/${folder}`,
+  ),
   testMatch: ['**/*.test.ts'],
   testPathIgnorePatterns: ['/node_modules/', '/dist/'],
   watchPathIgnorePatterns: ['/dist/'],
