@@ -121,9 +121,10 @@ export class Watch {
     }
   }
 
-  /** By a run that began after the commit; or its row is a dead letter, which a person looks at. */
+  /** By a run that began after the commit; or its row is set aside because workers died of it, and a person looks at it. */
   #wasActedOn(key: Key, { committedAt, version }: Change, db: Postgres): boolean {
-    const wasRead = this.#readings.get(key)?.some((run) => run.claimedAt >= committedAt && run.version >= version);
-    return wasRead ?? db.rows.some((row) => row.key === key && row.state === 'failed');
+    const readings = this.#readings.get(key) ?? [];
+    const wasRead = readings.some((run) => run.claimedAt >= committedAt && run.version >= version);
+    return wasRead || db.rows.some((row) => row.key === key && row.state === 'failed' && row.interruptions > 0);
   }
 }
