@@ -8,14 +8,24 @@ import tseslint from 'typescript-eslint';
 const zones = [
   {
     target: './packages/core',
-    from: ['./packages/jobs', './services', './infra', './simulators', './demo', './chaos'],
+    from: ['./packages/jobs', './services', './infra', './simulators', './demo', './chaos', './bench'],
   },
-  { target: './packages/jobs', from: ['./services', './infra', './demo', './chaos'] },
-  { target: './services/bridge', from: ['./services/worker', './services/api', './infra', './demo', './chaos'] },
-  { target: './services/worker', from: ['./services/bridge', './services/api', './infra', './demo', './chaos'] },
-  { target: './services/api', from: ['./services/bridge', './services/worker', './infra', './demo', './chaos'] },
+  { target: './packages/jobs', from: ['./services', './infra', './demo', './chaos', './bench'] },
+  {
+    target: './services/bridge',
+    from: ['./services/worker', './services/api', './infra', './demo', './chaos', './bench'],
+  },
+  {
+    target: './services/worker',
+    from: ['./services/bridge', './services/api', './infra', './demo', './chaos', './bench'],
+  },
+  {
+    target: './services/api',
+    from: ['./services/bridge', './services/worker', './infra', './demo', './chaos', './bench'],
+  },
   { target: './e2e', from: ['./services', './packages/jobs'], message: 'e2e looks from outside.' },
   { target: './chaos', from: ['./services', './packages/jobs', './demo'], message: 'chaos looks from outside.' },
+  { target: './bench', from: ['./services', './demo'], message: 'bench runs the services as processes.' },
 ];
 
 /** Test helpers and simulators must not ship: only tests, the demo and benchmarks reach them. */
