@@ -220,9 +220,10 @@ function queueOf(backend: Stage['backend'], name: string) {
   return queue;
 }
 
+/** A look that fails is repeated: a server that is busy being filled may not answer in time. */
 async function untilTrue(look: () => Promise<boolean>, everyMs = LOOK_EVERY_MS): Promise<void> {
   const deadline = performance.now() + GIVE_UP_AFTER_MS;
-  while (!(await look())) {
+  while (!(await look().catch(() => false))) {
     if (performance.now() > deadline) throw new Error(`Not reached within ${GIVE_UP_AFTER_MS / SECOND} s.`);
     await wait(everyMs);
   }

@@ -1,3 +1,4 @@
+import { loadavg } from 'node:os';
 import { setTimeout as wait } from 'node:timers/promises';
 import { envBoolean, envInteger, SECOND, withTransaction } from '@outbox/core';
 import { pauseCheck } from '@outbox/jobs';
@@ -54,6 +55,7 @@ export const soak = defineCase({
               'Pages per job',
               'Dead rows: ready',
               'jobs',
+              'Load',
             ],
             rows: windows.map((window) => toRow(window, yardstick)),
           },
@@ -76,12 +78,14 @@ interface Window {
   pagesPerJob: number;
   deadReady: number;
   deadJobs: number;
+  /** Of the whole machine. */
+  load: number;
 }
 
 function toRow(window: Window, yardstick: number): Cell[] {
-  const { endsAt, held, perSecond, pagesPerJob, deadReady, deadJobs } = window;
+  const { endsAt, held, perSecond, pagesPerJob, deadReady, deadJobs, load: machineLoad } = window;
   const speed = [Math.round(perSecond), ratio(perSecond, yardstick), Math.round(pagesPerJob)];
-  return [endsAt, held ? 'open' : '', ...speed, deadReady, deadJobs];
+  return [endsAt, held ? 'open' : '', ...speed, deadReady, deadJobs, machineLoad.toFixed(1)];
 }
 
 function ratio(figure: number, of: number): string {
@@ -115,7 +119,7 @@ async function load(stage: Stage, { seconds, backlog }: Settings, say: (line: st
         ...{ endsAt: ((index + 1) * WINDOW_MS) / SECOND, held: holding !== undefined },
         perSecond: (jobs / (to.atMs - from.atMs)) * SECOND,
         pagesPerJob: (to.pages - from.pages) / Math.max(1, jobs),
-        ...{ deadReady: to.deadReady, deadJobs: to.deadJobs },
+        ...{ deadReady: to.deadReady, deadJobs: to.deadJobs, load: loadavg()[0] ?? 0 },
       };
       from = to;
       windows.push(window);
