@@ -63,8 +63,8 @@ export const soak = defineCase({
         notes: [
           `${settings.backlog} jobs are kept open, so the figure is what the system can do, not what it is asked for. A job is a pause ` +
             'check of an auto sync that is not there: claimed, looked up, finished as skipped.',
-          'Pages per job: how often a page of the tables and indexes of the schema outbox was touched, by everybody. Other work on ' +
-            'the machine slows the jobs down, but does not change this figure.',
+          'Pages per job: how often a page of the tables and indexes of the schema outbox was touched, by everybody: looks ' +
+            'at fixed intervals weigh more when jobs are slow. Load: of the whole machine; when it changes, the ratios say nothing.',
         ],
         servers: stage.servers,
       };
