@@ -49,6 +49,11 @@ export interface JobContext {
   readonly jobId: string;
   readonly attempt: number;
   readonly maxAttempts: number;
+  /**
+   * Milliseconds from the instant the job was first asked for, whatever it has waited for since (an outage, a limit, its
+   * earlier attempts), to the claim of this run.
+   */
+  readonly lateMs: number;
   /** Aborts on time-out, lost lease, cancellation and shutdown. Pass it to every call that takes one. */
   readonly signal: AbortSignal;
   readonly log: Logger;
@@ -70,6 +75,12 @@ export interface JobContext {
    * once (a lock was held, a connection broke), but commits once. Call it last and return what it returns.
    */
   readonly complete: (write: (tx: JobTransaction) => Promise<Outcome>) => Promise<Outcome>;
+  /**
+   * Tells people how far the job is: any JSON value, e.g. `{ done: 30, of: 200 }`. Call it as often as you like: it is
+   * written about once a second, and the last value with the end of the run. Never throws and never fails the job; of a
+   * run that no longer holds the row it is not taken.
+   */
+  readonly progress: (value: unknown) => void;
 }
 
 /** Payload and context in, outcome out. Throwing means "not now" or "never"; see `errors.ts`. */

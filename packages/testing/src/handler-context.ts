@@ -15,6 +15,10 @@ import { captureLogs } from './capture-logs.ts';
 export interface HandlerContextOptions<Dependencies extends object> {
   /** Row id under which the ledger knows the effects. Default: 1. */
   jobId?: string;
+  /** Default: 0. */
+  lateMs?: number;
+  /** Gets every value the handler reports. */
+  onProgress?: (value: unknown) => void;
   dependencies: Dependencies;
 }
 
@@ -26,7 +30,7 @@ export interface HandlerContextOptions<Dependencies extends object> {
  */
 export function handlerContext<Dependencies extends object>(
   pool: Pool,
-  { jobId = '1', dependencies }: HandlerContextOptions<Dependencies>,
+  { jobId = '1', lateMs = 0, onProgress = () => undefined, dependencies }: HandlerContextOptions<Dependencies>,
 ): JobContext & Dependencies {
   const outcomes = new Map<string, EffectOutcome>();
   const { signal } = new AbortController();
@@ -34,6 +38,7 @@ export function handlerContext<Dependencies extends object>(
     jobId,
     attempt: 1,
     maxAttempts: 3,
+    lateMs,
     signal,
     log: captureLogs().log,
     db: pool,
@@ -51,6 +56,7 @@ export function handlerContext<Dependencies extends object>(
         await client.query("select set_config('outbox.current_job', $1, true)", [jobId]);
         return write(jobTransaction(client));
       }),
+    progress: onProgress,
   };
   return { ...context, ...dependencies };
 }

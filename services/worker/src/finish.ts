@@ -12,8 +12,8 @@ const FINISH = /* sql */ `
     select e.*
     from unnest(
       $1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::float8[], $9::int[],
-      $10::boolean[]
-    ) as e (id, run, state, outcome, reason, error, result, delay_ms, attempts_returned, undecided)
+      $10::boolean[], $11::text[]
+    ) as e (id, run, state, outcome, reason, error, result, delay_ms, attempts_returned, undecided, progress)
   ),
   held as (
     select
@@ -36,6 +36,7 @@ const FINISH = /* sql */ `
         reason = case when h.cancelled then j.reason else e.reason end,
         last_error = coalesce(e.error, j.last_error),
         result = coalesce(e.result::jsonb, j.result),
+        progress = coalesce(e.progress::jsonb, j.progress),
         locked_by = null,
         locked_until = null,
         finished_at = case when e.delay_ms is null or h.cancelled then clock_timestamp() end,
@@ -81,6 +82,8 @@ export interface FinishRequest {
   ending: Exclude<Ending, { kind: 'lost' }>;
   /** True when a call of this row may or may not have been carried out: then it comes back even if it was cancelled. */
   undecided?: boolean;
+  /** What the run reported last, if that is not in the row yet. */
+  progress?: unknown;
 }
 
 /**
@@ -141,11 +144,12 @@ const COLUMNS = [
   'delayMs',
   'attemptsReturned',
   'undecided',
+  'progress',
 ] as const;
 
 type Columns = Record<(typeof COLUMNS)[number], string | number | boolean | null>;
 
-function toColumns({ job, ending, undecided = false }: FinishRequest): Columns {
+function toColumns({ job, ending, undecided = false, progress }: FinishRequest): Columns {
   const comesBack = ending.kind === 'retried' || ending.kind === 'parked' || ending.kind === 'handed_back';
   return {
     id: job.id,
@@ -158,6 +162,7 @@ function toColumns({ job, ending, undecided = false }: FinishRequest): Columns {
     delayMs: 'delayMs' in ending ? ending.delayMs : comesBack ? 0 : null,
     attemptsReturned: ending.kind === 'parked' || ending.kind === 'handed_back' ? 1 : 0,
     undecided,
+    progress: toJson(progress),
   };
 }
 
@@ -176,7 +181,7 @@ export function storable(result: unknown): unknown {
 }
 
 /** What Postgres keeps as JSON; a result that cannot be kept must not keep its row from ending. */
-function toJson(value: unknown): string | null {
+export function toJson(value: unknown): string | null {
   if (value === undefined) return null;
   try {
     return JSON.stringify(value, (_key, part: unknown) => cleaned(part));

@@ -18,6 +18,7 @@ import type { ClaimedJob } from './claim.ts';
 import { EffectLedger } from './effects.ts';
 import { endingOf, type Ending } from './ending.ts';
 import { finishAll, type FinishResult } from './finish.ts';
+import { Progress } from './progress.ts';
 import { untilItWorks } from './until-it-works.ts';
 
 /** This run was ended before, by a transaction whose answer got lost: roll back, it all happened already. */
@@ -41,6 +42,7 @@ export class JobRun implements JobContext {
   readonly jobId: string;
   readonly attempt: number;
   readonly maxAttempts: number;
+  readonly lateMs: number;
   readonly signal: AbortSignal;
   readonly log: Logger;
   readonly db: Queryable;
@@ -49,18 +51,28 @@ export class JobRun implements JobContext {
   readonly #pool: Pool;
   readonly #job: ClaimedJob;
   readonly #effects: EffectLedger;
+  readonly #progress: Progress;
   #completing = false;
 
   constructor(job: ClaimedJob, options: { pool: Pool; signal: AbortSignal; log: Logger }) {
     this.jobId = job.id;
     this.attempt = job.attempt;
     this.maxAttempts = job.maxAttempts;
+    this.lateMs = job.lateMs;
     this.signal = options.signal;
     this.log = options.log;
     this.#job = job;
     this.#pool = options.pool;
     this.#effects = new EffectLedger(repeating(options.pool), job, options.signal);
+    this.#progress = new Progress(options.pool, job, options);
     this.db = repeating(options.pool, options.signal);
+  }
+
+  progress: JobContext['progress'] = (value) => this.#progress.report(value);
+
+  /** What was reported last and is not in the row yet. */
+  get unwrittenProgress(): unknown {
+    return this.#progress.unwritten;
   }
 
   effect: JobContext['effect'] = (request) => this.#effects.run(request);
@@ -110,7 +122,7 @@ export class JobRun implements JobContext {
   }
 
   async #end(client: PoolClient, ending: Exclude<Ending, { kind: 'lost' }>): Promise<FinishResult> {
-    const [result] = await finishAll(client, [{ job: this.#job, ending }]);
+    const [result] = await finishAll(client, [{ job: this.#job, ending, progress: this.unwrittenProgress }]);
     switch (result?.kind) {
       case 'finished':
         return result;

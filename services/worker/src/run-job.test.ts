@@ -237,6 +237,21 @@ describe.each(['redis', 'postgres'] as const)('on the %s backend', (kind) => {
       expect(await outcomesOf(bundle, id)).toEqual([[1, 'completed']]);
     });
 
+    it('is told how late it is, and how far it is goes into the row', async () => {
+      const bundle = await start();
+      const late: number[] = [];
+      await bundle.startWorker('worker', (context) => {
+        late.push(context.lateMs);
+        for (const at of [1, 2, 3]) context.progress({ done: at, of: 3 });
+        return context.complete(() => Promise.resolve(done()));
+      });
+      const id = await bundle.addAndPublish({ dueInMs: -90 * SECOND });
+      await untilBullMq(bundle, `${id}-1`, 'completed');
+      expect(late[0]).toBeGreaterThanOrEqual(90 * SECOND);
+      expect(late[0]).toBeLessThan(120 * SECOND);
+      expect(await readRow(bundle.pool, id)).toMatchObject({ state: 'completed', progress: { done: 3, of: 3 } });
+    });
+
     it('takes name and payload from the row, not from BullMQ', async () => {
       const bundle = await start();
       const seen: unknown[] = [];

@@ -147,7 +147,7 @@ async function attemptAndEnd<Dependencies extends object>(
     if (run.completed) return run.completed;
     const undecided = run.effectsUndecided || (await hasOpenCalls(job, wanted, runner));
     const ending = unlessUndecided(wanted, undecided);
-    return { ending, result: await endRow({ job, ending, undecided }, runner) };
+    return { ending, result: await endRow({ job, ending, undecided, progress: run.unwrittenProgress }, runner) };
   } finally {
     clearTimeout(timer);
     runner.handBack.removeEventListener('abort', giveBack);
@@ -191,13 +191,13 @@ function rejectOnAbort(signal: AbortSignal): Promise<never> {
 
 /** Writes the end until Postgres has taken it, or another run holds the row. */
 async function endRow<Dependencies>(
-  { job, ending, undecided }: { job: ClaimedJob; ending: Ending; undecided: boolean },
+  { ending, ...request }: { job: ClaimedJob; ending: Ending; undecided: boolean; progress: unknown },
   runner: JobRunner<Dependencies>,
 ): Promise<FinishResult> {
   if (ending.kind === 'lost') return { kind: 'lost' };
   return untilItWorks(
     async () => {
-      const result = await runner.finish({ job, ending, undecided });
+      const result = await runner.finish({ ...request, ending });
       if (result.kind === 'busy') throw new RowLockedError();
       return result;
     },

@@ -92,6 +92,7 @@ export interface RowView {
   reason: string | null;
   lastError: string | null;
   result: unknown;
+  progress: unknown;
   dueMs: number;
   lockedUntilMs: number | null;
   finishedMs: number | null;
@@ -102,7 +103,7 @@ export async function readRow(pool: Pool, id: string): Promise<RowView> {
   const { rows } = await pool.query<RowView & Record<string, unknown>>(
     `select
        state, run, attempt, interruptions, holds_key as "holdsKey", locked_by as "lockedBy", reason,
-       last_error as "lastError", result, extract(epoch from scheduled_at)::float8 * 1000 as "dueMs",
+       last_error as "lastError", result, progress, extract(epoch from scheduled_at)::float8 * 1000 as "dueMs",
        extract(epoch from locked_until)::float8 * 1000 as "lockedUntilMs",
        extract(epoch from finished_at)::float8 * 1000 as "finishedMs",
        extract(epoch from clock_timestamp())::float8 * 1000 as "nowMs"
