@@ -13,7 +13,15 @@ import {
   skipped,
 } from '@outbox/core';
 import type { ClaimedJob } from './claim.ts';
-import { backoffMs, endingOf, endingOfError, HandedBackError, unlessUndecided, type Ending } from './ending.ts';
+import {
+  backoffMs,
+  endingOf,
+  endingOfError,
+  HandedBackError,
+  TooOldError,
+  unlessUndecided,
+  type Ending,
+} from './ending.ts';
 
 const JOB: ClaimedJob = {
   id: '1',
@@ -51,6 +59,7 @@ describe('an outcome', () => {
 const unavailable = new ProviderUnavailableError('503', { ambiguous: true });
 const rateLimited = new RateLimitedError('429', 7 * SECOND);
 const undecided = new EffectUndecidedError('not yet', 9 * SECOND);
+const tooOld = new TooOldError('never heard of it', 'unknown_job');
 const permanent = new PermanentError('no', { code: 'opted_out' });
 const timeout = new JobTimeoutError('too long');
 const rejected = new EffectRejectedError('no', { code: 'bad_number' });
@@ -62,6 +71,11 @@ describe('an error', () => {
     ['hand-back', new HandedBackError('stop'), { kind: 'handed_back' }],
     ['cancellation', new JobCancelledError('stop'), { kind: 'cancelled', reason: 'cancelled_while_running' }],
     ['rate limit', rateLimited, { kind: 'parked', delayMs: 7 * SECOND, error: rateLimited }],
+    [
+      'a job this version does not know',
+      tooOld,
+      { kind: 'parked', delayMs: 30 * SECOND, error: tooOld, reason: 'unknown_job' },
+    ],
     ['undecided effect', undecided, { kind: 'parked', delayMs: 9 * SECOND, error: undecided }],
     ['permanent error', permanent, { kind: 'failed', reason: 'opted_out', error: permanent }],
     ['time-out', timeout, { kind: 'retried', delayMs: 1 * MINUTE, error: timeout }],

@@ -3,6 +3,7 @@ import {
   EffectUndecidedError,
   JobCancelledError,
   LeaseLostError,
+  OutboxError,
   PermanentError,
   RateLimitedError,
   SECOND,
@@ -19,7 +20,7 @@ export type Ending =
   /** Another attempt after `delayMs`. */
   | { kind: 'retried'; delayMs: number; error: unknown }
   /** Not this attempt's fault: the same attempt again after `delayMs`. */
-  | { kind: 'parked'; delayMs: number; error: unknown }
+  | { kind: 'parked'; delayMs: number; error: unknown; reason?: string }
   /** The process stops: the same attempt again, at once, by another worker. */
   | { kind: 'handed_back' }
   /** Another run holds the row; there is nothing to write. */
@@ -27,6 +28,22 @@ export type Ending =
 
 /** The process is asked to stop and its patience is over: running jobs go back. */
 export class HandedBackError extends Error {}
+
+/**
+ * This worker does not know the job, or not this shape of its payload: in a rolling deploy another, newer one does. Only
+ * a person fails such a row.
+ */
+export class TooOldError extends OutboxError {
+  readonly code: 'unknown_job' | 'invalid_payload';
+
+  constructor(message: string, code: TooOldError['code']) {
+    super(message);
+    this.code = code;
+  }
+}
+
+/** A rolling deploy takes minutes; by then a worker that knows the job has it. */
+const TOO_OLD_RETRY_MS = 30 * SECOND;
 
 export function endingOf(outcome: Outcome): Extract<Ending, { kind: 'completed' | 'skipped' }> {
   switch (outcome.kind) {
@@ -68,6 +85,7 @@ export function endingOfError(error: unknown, job: ClaimedJob, random: () => num
   if (error instanceof RateLimitedError || error instanceof EffectUndecidedError) {
     return { kind: 'parked', delayMs: error.retryAfterMs, error };
   }
+  if (error instanceof TooOldError) return { kind: 'parked', delayMs: TOO_OLD_RETRY_MS, error, reason: error.code };
   if (error instanceof PermanentError) return { kind: 'failed', reason: error.code, error };
   if (job.attempt >= job.maxAttempts) return { kind: 'failed', reason: 'attempts_spent', error };
   return { kind: 'retried', delayMs: backoffMs(job, random()), error };

@@ -156,7 +156,7 @@ function toColumns({ job, ending, undecided = false, progress }: FinishRequest):
     run: job.run,
     state: comesBack ? 'published' : ending.kind,
     outcome: ending.kind,
-    reason: 'reason' in ending ? ending.reason : null,
+    reason: 'reason' in ending ? (ending.reason ?? null) : null,
     error: 'error' in ending ? describeError(ending.error) : null,
     result: 'result' in ending ? toJson(ending.result) : null,
     delayMs: 'delayMs' in ending ? ending.delayMs : comesBack ? 0 : null,

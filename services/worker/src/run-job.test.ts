@@ -355,17 +355,34 @@ describe.each(['redis', 'postgres'] as const)('on the %s backend', (kind) => {
     it.each([
       ['a payload that does not parse', { payload: { n: 'text' } }, 'invalid_payload'],
       ['a job that nobody handles here', { name: FROM_THE_FUTURE }, 'unknown_job'],
-    ])('%s fails at once and says so', async (_title, request, reason) => {
+    ])('%s goes back for a newer worker: nothing fails, no attempt is spent, and it is counted', async (...given) => {
+      const [, request, reason] = given;
       const bundle = await start();
       let calls = 0;
-      await bundle.startWorker('worker', () => {
+      const { stop } = await bundle.startWorker('too old', () => {
         calls += 1;
         return Promise.resolve(done());
       });
-      const id = await bundle.addAndPublish(request);
-      await untilBullMq(bundle, `${id}-1`, 'failed');
+      const id = await bundle.addAndPublish({ ...request, maxAttempts: 1 });
+      const parked = await untilBullMq(bundle, `${id}-1`, 'delayed');
       expect(calls).toBe(0);
-      expect(await readRow(bundle.pool, id)).toMatchObject({ state: 'failed', reason, attempt: 1 });
+      expect(parked.attemptsMade).toBe(0);
+      const row = await readRow(bundle.pool, id);
+      expect(row).toMatchObject({ state: 'published', attempt: 0, interruptions: 0, reason });
+      expect(row.lastError).toContain('in this version');
+      expect(row.dueMs - row.nowMs).toBeGreaterThan(25 * SECOND);
+      expect(row.dueMs - row.nowMs).toBeLessThanOrEqual(30 * SECOND);
+      expect(await readAttempts(bundle.pool, id)).toMatchObject([{ outcome: 'parked', reason }]);
+
+      await stop();
+      await bundle.pool.query("update outbox.jobs set name = $2, payload = '{}', scheduled_at = now() where id = $1", [
+        id,
+        JOB,
+      ]);
+      await bundle.startWorker('newer', () => Promise.resolve(done()));
+      await parked.promote();
+      await untilBullMq(bundle, `${id}-1`, 'completed');
+      expect(await readRow(bundle.pool, id)).toMatchObject({ state: 'completed', attempt: 1, reason: null });
     });
 
     it('a result that cannot be written does not keep the row from ending', async () => {

@@ -4,7 +4,6 @@ import {
   isContention,
   JobTimeoutError,
   LeaseLostError,
-  PermanentError,
   type DatabaseClock,
   type JobDefinition,
   type JobHandler,
@@ -14,7 +13,7 @@ import {
 } from '@outbox/core';
 import { DelayedError, UnrecoverableError, type Job } from 'bullmq';
 import type { ClaimedJob, Delivery, Verdict } from './claim.ts';
-import { endingOf, endingOfError, endingOfRecord, unlessUndecided, type Ending } from './ending.ts';
+import { endingOf, endingOfError, endingOfRecord, TooOldError, unlessUndecided, type Ending } from './ending.ts';
 import { hasOpenEffects } from './effects.ts';
 import { describeError, storable, type FinishRequest, type FinishResult } from './finish.ts';
 import { JobRun } from './job-run.ts';
@@ -174,10 +173,10 @@ async function handle<Dependencies extends object>(
 ): Promise<Outcome> {
   const definition = runner.findDefinition(job.name);
   const handler = runner.findHandler(job.name);
-  if (!definition || !handler) throw new PermanentError(`No handler for "${job.name}" here.`, { code: 'unknown_job' });
+  if (!definition || !handler) throw new TooOldError(`No handler for "${job.name}" in this version.`, 'unknown_job');
   const payload = definition.payload.safeParse(job.payload);
   if (!payload.success) {
-    throw new PermanentError(`The payload does not parse: ${payload.error.message}`, { code: 'invalid_payload' });
+    throw new TooOldError(`The payload does not parse in this version: ${payload.error.message}`, 'invalid_payload');
   }
   return handler(payload.data, Object.assign(run, runner.dependencies));
 }
