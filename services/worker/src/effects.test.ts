@@ -643,3 +643,88 @@ describe('a cancellation', () => {
     expect(await readEntry(request)).toBeUndefined();
   });
 });
+
+describe('after the database was restored to an older state', () => {
+  /** A job that was open then. Nothing is known of the time from three hours ago until `restoredMsAgo`. */
+  async function addOpenThen({ restoredMsAgo = 5 * MINUTE } = {}): Promise<ClaimedJob> {
+    const { rows } = await bundle.pool.query<{ from: Date }>(
+      `update outbox.meta
+       set restored_from = date_trunc('second', clock_timestamp()) - interval '3 hours',
+         restored_at = clock_timestamp() - $1 * interval '1 ms'
+       returning restored_from as "from"`,
+      [restoredMsAgo],
+    );
+    return { ...(await add()), callsUnknownSince: rows[0]?.from ?? null };
+  }
+
+  it('a call that the ledger does not know is looked for since then, and not made when it is found', async () => {
+    const { request, seen, lookedFor } = createEffect({ lookUp: () => Promise.resolve('found') });
+    const job = await addOpenThen();
+
+    expect(await ledgerOf(job).run(request)).toEqual({ state: 'confirmed', reference: 'found' });
+
+    expect(seen).toEqual({ calls: 0, lookUps: [job.callsUnknownSince] });
+    expect(lookedFor).toEqual([{ to: 'contact' }]);
+    expect(await readEntry(request)).toMatchObject({ state: 'confirmed', reference: 'found', run: job.run });
+    expect(await ledgerOf(await add()).run(request)).toEqual({ state: 'confirmed', reference: 'found' });
+  });
+
+  it('a call that was not made in the lost time is made once, with a start of its own', async () => {
+    const { request, seen } = createEffect({ lookUp: () => Promise.resolve(undefined) });
+    const job = await addOpenThen();
+    expect(await ledgerOf(job).run(request)).toEqual({ state: 'confirmed', reference: 'ref-1' });
+    expect(seen).toEqual({ calls: 1, lookUps: [job.callsUnknownSince] });
+    const startedAt = (await readEntry(request))?.startedAt ?? new Date(0);
+    expect(startedAt.getTime()).toBeGreaterThan(Date.now() - 1 * MINUTE);
+  });
+
+  it('a call that may have been under way when work went on is waited for, then made', async () => {
+    const { request, seen } = createEffect({ lookUp: () => Promise.resolve(undefined) });
+    const job = await addOpenThen({ restoredMsAgo: 0 });
+    const undecided = await failureOf(ledgerOf(job).run(request));
+    expect(undecided).toBeInstanceOf(EffectUndecidedError);
+    expect((undecided as EffectUndecidedError).retryAfterMs).toBeGreaterThan(CALL_TIMEOUT_MS + SETTLE_MS - 2 * SECOND);
+    expect(seen.calls).toBe(0);
+
+    await bundle.pool.query(
+      "update outbox.effects set deadline_at = deadline_at - interval '1 minute' where key = $1",
+      [request.key],
+    );
+    const next = { ...(await takeOver(bundle.pool, job)), callsUnknownSince: job.callsUnknownSince };
+    expect(await ledgerOf(next).run(request)).toEqual({ state: 'confirmed', reference: 'ref-1' });
+    expect(seen.calls).toBe(1);
+  });
+
+  it('a provider that cannot tell is asked for an hour from the first time, then the call is unknown', async () => {
+    const { request, seen } = createEffect({ lookUp: () => Promise.reject(new Error('503')) });
+    const job = await addOpenThen();
+    const endRun = (agoMs: number) =>
+      bundle.pool.query(
+        `insert into outbox.attempts (job_id, run, attempt, started_at, outcome)
+         values ($1, $2, 1, clock_timestamp() - $3 * interval '1 ms', 'parked')
+         on conflict (job_id, run) do update set started_at = excluded.started_at`,
+        [job.id, job.run, agoMs],
+      );
+    expect(await failureOf(ledgerOf(job).run(request))).toBeInstanceOf(EffectUndecidedError);
+
+    await endRun(50 * MINUTE);
+    const next = { ...(await takeOver(bundle.pool, job)), callsUnknownSince: job.callsUnknownSince };
+    expect(await failureOf(ledgerOf(next).run(request))).toBeInstanceOf(EffectUndecidedError);
+
+    await endRun(61 * MINUTE);
+    expect(await ledgerOf(next).run(request)).toEqual({ state: 'unknown', reason: 'provider_cannot_tell' });
+    expect(seen).toEqual({ calls: 0, lookUps: Array.from({ length: 3 }, () => job.callsUnknownSince) });
+  });
+
+  it.each([
+    ['whose row another run took over', (job: ClaimedJob) => takeOver(bundle.pool, job), LeaseLostError],
+    ['that was cancelled', (job: ClaimedJob) => requestCancel(bundle.pool, job.id), JobCancelledError],
+  ])('a run %s asks nothing and writes nothing', async (_title, before, expected) => {
+    const { request, seen } = createEffect({});
+    const job = await addOpenThen();
+    await before(job);
+    expect(await failureOf(ledgerOf(job).run(request))).toBeInstanceOf(expected);
+    expect(seen).toEqual({ calls: 0, lookUps: [] });
+    expect(await readEntry(request)).toBeUndefined();
+  });
+});

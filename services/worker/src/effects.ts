@@ -29,6 +29,10 @@ import type { ClaimedJob } from './claim.ts';
  *                             cannot tell  → asked again later, after an hour: unknown. A person decides; it is never
  *                                            sent again blindly
  *
+ * A row that was open in a database restored to an older state may have made calls in the time that was lost, which no
+ * entry tells of. For it a call without an entry counts as started at the beginning of that time ($7): the provider is
+ * asked first, by the same rules.
+ *
  * `start` locks the job row for share and checks the fence and the cancel request, so it waits for a cancel in flight
  * and loses against one that committed.
  */
@@ -40,9 +44,13 @@ const START = /* sql */ `
     for share
   ),
   started as (
-    insert into outbox.effects (key, job_id, run, provider, state, request, deadline_at)
-    select $1, $2, $3, $4, 'started', $5, clock_timestamp() + $6 * interval '1 ms'
+    insert into outbox.effects (key, job_id, run, provider, state, request, started_at, deadline_at)
+    select
+      $1, $2, $3, $4, 'started', $5, coalesce(case when $7 then m.restored_from end, clock_timestamp()),
+      -- Whoever was calling when the database was restored had given up so long after.
+      coalesce(case when $7 then m.restored_at end, clock_timestamp()) + $6 * interval '1 ms'
     from job
+    cross join outbox.meta m
     where not job.cancelled
     on conflict (key) do nothing
     returning 1
@@ -53,11 +61,13 @@ const START = /* sql */ `
 
 const READ = /* sql */ `
   select
-    state, reference, reason, run, request, started_at as "startedAt",
-    extract(epoch from deadline_at - clock_timestamp())::float8 * 1000 as "deadlineInMs",
-    extract(epoch from clock_timestamp() - started_at)::float8 * 1000 as "ageMs"
-  from outbox.effects
-  where key = $1
+    e.state, e.reference, e.reason, e.run, e.request, e.started_at as "startedAt",
+    extract(epoch from e.deadline_at - clock_timestamp())::float8 * 1000 as "deadlineInMs",
+    -- Not before the run that wrote it down: after a restore the entry dates back to the beginning of the lost time.
+    extract(epoch from clock_timestamp() - greatest(e.started_at, a.started_at))::float8 * 1000 as "ageMs"
+  from outbox.effects e
+  left join outbox.attempts a on a.job_id = e.job_id and a.run = e.run
+  where e.key = $1
   limit 1`;
 
 /** What the provider said is true whoever asked: no fence here. */
@@ -131,9 +141,16 @@ export class EffectLedger {
   /** See `JobContext.effect`. */
   async run(request: EffectRequest): Promise<EffectOutcome> {
     this.#signal.throwIfAborted();
-    const earlier = await this.#read(request.key);
+    const earlier = (await this.#read(request.key)) ?? (await this.#assumeLost(request));
     const outcome = earlier && (await this.#outcomeOf(request, earlier));
     return outcome ?? this.#startAndCall(request);
+  }
+
+  /** What the ledger would have if this call had been made in the time that a restore has lost. */
+  async #assumeLost(request: EffectRequest): Promise<EffectRow | undefined> {
+    if (this.#job.callsUnknownSince === null) return undefined;
+    await this.#start(request, { inLostTime: true });
+    return this.#read(request.key);
   }
 
   /** See `JobContext.settle`. */
@@ -154,10 +171,10 @@ export class EffectLedger {
     throw new EffectUndecidedError(`Effect ${request.key} is being decided elsewhere.`, ASK_AGAIN_MS);
   }
 
-  async #start({ key, provider, request, timeoutMs }: EffectRequest): Promise<boolean> {
+  async #start({ key, provider, request, timeoutMs }: EffectRequest, { inLostTime = false } = {}): Promise<boolean> {
     const { id, run } = this.#job;
     this.#open.add(key); // from here on, an abort may find the call under way
-    const values = [key, id, run, provider, JSON.stringify(request), timeoutMs];
+    const values = [key, id, run, provider, JSON.stringify(request), timeoutMs, inLostTime];
     const { rows } = await this.#db
       .query<{ held: boolean; cancelled: boolean; started: boolean }>(START, values)
       .catch((error: unknown) => {
@@ -206,8 +223,8 @@ export class EffectLedger {
       return this.#settle(request.key, { state: 'confirmed', reference: found.reference });
     }
     if (!found.answered) {
-      if (row.ageMs > ASK_FOR_MS)
-        return this.#settle(request.key, { state: 'unknown', reason: 'provider_cannot_tell' });
+      const isAskedLongEnough = row.run !== this.#job.run && row.ageMs > ASK_FOR_MS;
+      if (isAskedLongEnough) return this.#settle(request.key, { state: 'unknown', reason: 'provider_cannot_tell' });
       throw new EffectUndecidedError(
         `${request.provider} cannot tell yet whether ${request.key} happened.`,
         ASK_AGAIN_MS,
