@@ -11,8 +11,8 @@ afterEach(async () => {
   }
 });
 
-async function setup(checks: Checks = {}) {
-  const server = await startHealthServer(0, checks);
+async function setup(checks: Checks = {}, liveness: Checks = {}) {
+  const server = await startHealthServer(0, checks, liveness);
   servers.push(server);
   const ask = async (path: string) => {
     const response = await fetch(`http://127.0.0.1:${portOf(server)}${path}`);
@@ -54,6 +54,17 @@ test('/healthz answers 200 and tests no dependency', async () => {
   const { ask } = await setup({ postgres: () => Promise.resolve(`asked ${(asked += 1)} times`) });
   expect(await ask('/healthz')).toEqual({ status: 200, body: { status: 'ok' } });
   expect(asked).toBe(0);
+});
+
+test('/healthz answers 503 with what only a restart mends, and /readyz knows nothing of it', async () => {
+  const problems = ['reminders: jobs wait, and none is taken', undefined];
+  const { ask } = await setup({ postgres: fine }, { queues: () => Promise.resolve(problems.shift()) });
+  expect(await ask('/readyz')).toMatchObject({ status: 200 });
+  expect(await ask('/healthz')).toEqual({
+    status: 503,
+    body: { status: 'not ok', failed: { queues: 'reminders: jobs wait, and none is taken' } },
+  });
+  expect(await ask('/healthz')).toEqual({ status: 200, body: { status: 'ok' } });
 });
 
 describe('a port that is taken', () => {

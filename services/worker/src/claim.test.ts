@@ -1,6 +1,7 @@
 import { MINUTE, SECOND, withTransaction } from '@outbox/core';
-import { createTestDatabase } from '@outbox/testing';
+import { captureLogs, createTestDatabase } from '@outbox/testing';
 import { createClaim, type Verdict } from './claim.ts';
+import { RestoreWatch } from './restore-watch.ts';
 import { addJobType, addRow, readAttempts, readRow, requestCancel, type RowRequest } from './worker.fixture.ts';
 
 const LEASE_MS = 15 * SECOND;
@@ -9,7 +10,8 @@ async function setup() {
   const database = await createTestDatabase();
   const { pool } = database;
   await addJobType(pool, { timeoutMs: 30 * SECOND, backoffMs: 1 * MINUTE });
-  const workerNamed = (workerId: string) => createClaim({ pool, workerId, leaseMs: LEASE_MS, maxBatch: 200 });
+  const restores = new RestoreWatch(pool, captureLogs().log);
+  const workerNamed = (workerId: string) => createClaim({ pool, workerId, leaseMs: LEASE_MS, maxBatch: 200, restores });
   return { pool, workerNamed, claim: workerNamed('worker'), close: () => database.drop() };
 }
 

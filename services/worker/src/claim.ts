@@ -1,4 +1,5 @@
 import { microBatch, reached, type Pool } from '@outbox/core';
+import type { RestoreWatch } from './restore-watch.ts';
 
 /** A row this process may run, as the claim left it. */
 export interface ClaimedJob {
@@ -36,7 +37,7 @@ export interface ClaimedJob {
  */
 export type Verdict =
   | { kind: 'run'; job: ClaimedJob }
-  | { kind: 'later'; atMs: number; reason: 'not_due' | 'leased' | 'busy' | 'paused' }
+  | { kind: 'later'; atMs: number; reason: 'not_due' | 'leased' | 'busy' | 'paused' | 'restored' }
   | { kind: 'drop'; reason: 'missing' | 'superseded' | 'finished' | 'interrupted_too_often' };
 
 export interface Delivery {
@@ -50,6 +51,9 @@ const BUSY_RETRY_MS = 500;
 /** The bridge pauses BullMQ too; until it has, a delivered job of a paused queue is put off by so much. */
 const PAUSED_RETRY_MS = 5_000;
 
+/** A person has to set a restored database right: that takes a while. */
+const RESTORED_RETRY_MS = 30_000;
+
 /** A job that took so many workers down with it is set aside as failed. */
 const MAX_INTERRUPTIONS = 10;
 
@@ -61,7 +65,8 @@ const MAX_INTERRUPTIONS = 10;
  *   active, lease over  → active, same attempt, interruptions + 1: BullMQ redelivered the job of a worker that died
  *   any of these        → failed, when workers died of it too often
  *
- * Not while its queue is paused (BullMQ may have forgotten), nor a row with a serial key before its turn. What was asked for
+ * Nothing of a database that is older than one this process has seen ($6, restore-watch.ts). Not while its queue is paused
+ * (BullMQ may have forgotten), nor a row with a serial key before its turn. What was asked for
  * while the row waited is done by this run, which reads the world after the claim: it need not run again.
  *
  * A crash after the commit leaves an active row with a lease that runs out: the redelivery claims it again.
@@ -84,6 +89,7 @@ const CLAIM = /* sql */ `
     select u.*, u.state = 'active' as interrupted, u.interruptions + (u.state = 'active')::int as interruptions_now
     from unlocked u
     join delivered d on d.id = u.id and d.generation = u.generation
+    join outbox.meta m on m.restore_counter >= $6
     where not u.paused
       and (
         (u.state in ('pending', 'published') and u.scheduled_at <= clock_timestamp() and u.has_turn)
@@ -131,7 +137,7 @@ const CLAIM = /* sql */ `
     g.id is not null as "givenUp", j.generation, j.state, q.paused_at is not null as paused,
     extract(epoch from j.scheduled_at)::float8 * 1000 as "scheduledMs",
     extract(epoch from j.locked_until)::float8 * 1000 as "lockedUntilMs",
-    extract(epoch from clock_timestamp())::float8 * 1000 as "nowMs"
+    extract(epoch from clock_timestamp())::float8 * 1000 as "nowMs", m.restore_counter as "restoreCounter"
   from delivered d
   left join claimed c on c.id = d.id and c.generation = d.generation
   left join given_up g on g.id = d.id
@@ -150,6 +156,7 @@ interface ClaimRow extends Omit<ClaimedJob, 'run' | 'generation'> {
   scheduledMs: number;
   lockedUntilMs: number | null;
   nowMs: number;
+  restoreCounter: string;
 }
 
 export interface ClaimOptions {
@@ -158,6 +165,7 @@ export interface ClaimOptions {
   workerId: string;
   leaseMs: number;
   maxBatch: number;
+  restores: Pick<RestoreWatch, 'highest' | 'found'>;
 }
 
 /** Returns a function that claims one delivered job; calls made together share a statement. Rejects only when Postgres does. */
@@ -166,6 +174,7 @@ export function createClaim({
   workerId,
   leaseMs,
   maxBatch,
+  restores,
 }: ClaimOptions): (delivery: Delivery) => Promise<Verdict> {
   return microBatch({
     maxSize: maxBatch,
@@ -173,19 +182,25 @@ export function createClaim({
       const asked = deliveries.filter((delivery, index) => indexOf(deliveries, delivery) === index);
       const ids = asked.map(({ id }) => id);
       const generations = asked.map(({ generation }) => generation);
+      const { highest } = restores;
       const { rows } = await pool.query<ClaimRow & Record<string, unknown>>(CLAIM, [
         ids,
         generations,
         workerId,
         leaseMs,
         MAX_INTERRUPTIONS,
+        highest,
       ]);
       reached('claim.committed');
+      const [{ nowMs, restoreCounter } = { nowMs: 0, restoreCounter: highest }] = rows;
+      if (!restores.found(restoreCounter, highest)) {
+        return deliveries.map(() => ({ kind: 'later', atMs: nowMs + RESTORED_RETRY_MS, reason: 'restored' }));
+      }
       // A job delivered twice to this very batch (BullMQ took the first for stalled) has one run: the first has it.
       return deliveries.map((delivery, index) =>
         indexOf(deliveries, delivery) === index
           ? verdictOf(delivery, rows)
-          : { kind: 'later', atMs: (rows[0]?.nowMs ?? 0) + leaseMs, reason: 'leased' },
+          : { kind: 'later', atMs: nowMs + leaseMs, reason: 'leased' },
       );
     },
   });

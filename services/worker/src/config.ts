@@ -25,6 +25,9 @@ export const workerSettings = withQueueBackend(
     DRAIN: envDuration(0, 10 * MINUTE)
       .default(50 * SECOND)
       .describe('On SIGTERM, running jobs may finish for so long before they are handed back, e.g. 50s'),
+    WEDGED_AFTER: envDuration(1 * SECOND, 60 * MINUTE)
+      .default(90 * SECOND)
+      .describe('Taking no job for so long although some wait makes /healthz fail, e.g. 90s'),
     HEALTH_PORT: envPort.default(4002).describe('Port of /healthz and /readyz'),
   }),
 ).superRefine(checkHandlerSettings);

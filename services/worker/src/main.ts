@@ -12,6 +12,7 @@ import {
   runService,
   SECOND,
   startHealthServer,
+  type Checks,
 } from '@outbox/core';
 import { findDefinition } from '@outbox/jobs';
 import { createHandlerDependencies, findHandler } from '@outbox/jobs/handlers';
@@ -21,6 +22,8 @@ import { HandedBackError } from './ending.ts';
 import { createFinish } from './finish.ts';
 import { Leases } from './leases.ts';
 import { runJob, type JobRunner } from './run-job.ts';
+import { RestoreWatch } from './restore-watch.ts';
+import { Watchdog } from './watchdog.ts';
 import { Workers } from './workers.ts';
 
 /** Most rows of one claim or finish. */
@@ -58,6 +61,8 @@ await runService({
     const clock = new DatabaseClock(leasePool, (err) => log.warn({ err }, 'clock not measured'));
     await clock.start();
     const backend = await connectQueueBackend(settings, (err) => log.warn({ err }, 'queue backend error'));
+    const restores = new RestoreWatch(pool, log);
+    await restores.start();
     const leases = new Leases({ pool: leasePool, leaseMs, log });
     const handBack = new AbortController();
     setMaxListeners(0, handBack.signal); // one per running job
@@ -66,7 +71,7 @@ await runService({
       pool,
       clock,
       leases,
-      claim: createClaim({ pool, workerId, leaseMs, maxBatch: MAX_BATCH }),
+      claim: createClaim({ pool, workerId, leaseMs, maxBatch: MAX_BATCH, restores }),
       finish: createFinish(pool, MAX_BATCH),
       findDefinition,
       findHandler,
@@ -81,19 +86,33 @@ await runService({
       leaseMs,
       stalledIntervalMs: settings.STALLED_INTERVAL,
       clock,
+      restores,
       run: (job, token) => runJob(job, token, runner),
       log,
     });
-    const health = await startHealthServer(settings.HEALTH_PORT, {
+    const watchdog = new Watchdog({
+      backend,
+      queues: settings.QUEUES,
+      activity: () => workers.activity(),
+      wedgedAfterMs: settings.WEDGED_AFTER,
+      log,
+    });
+    const readiness: Checks = {
       postgres: async () => void (await pool.query('select 1')),
       queues: async () => void (await backend.ping()),
       clock: () => Promise.resolve(clock.trustworthy ? undefined : `off by ${Math.round(clock.offsetMs)} ms`),
+      restore: () => Promise.resolve(restores.restored ? 'the database was restored to an older state' : undefined),
+    };
+    const health = await startHealthServer(settings.HEALTH_PORT, readiness, {
+      worker: () => Promise.resolve(watchdog.problem()),
     });
     leases.start();
     workers.start();
+    watchdog.start();
 
     let drained: Promise<void> | undefined;
     return [
+      { name: 'watchdog', deadlineMs: 2 * SECOND, stop: () => watchdog.stop() },
       { name: 'running jobs', deadlineMs: settings.DRAIN, stop: () => (drained = workers.close()) },
       {
         name: 'handing back',
@@ -110,6 +129,7 @@ await runService({
         deadlineMs: 5 * SECOND,
         stop: () => {
           clock.stop();
+          restores.stop();
           return Promise.all([backend.close(), pool.end(), leasePool.end()]);
         },
       },

@@ -27,6 +27,7 @@ import { createClaim } from './claim.ts';
 import { HandedBackError } from './ending.ts';
 import { createFinish } from './finish.ts';
 import { Leases } from './leases.ts';
+import { RestoreWatch } from './restore-watch.ts';
 import { parseJobId, runJob, type JobRunner } from './run-job.ts';
 import {
   addJobType,
@@ -114,6 +115,7 @@ async function setup(kind: QueueBackend['kind'], { job = {}, leaseMs = 5 * SECON
       () => Date.now() - clockOffsetMs,
     );
     await clock.measure();
+    const restores = new RestoreWatch(workPool, log);
     const leases = new Leases({ pool: leasePool, leaseMs, log });
     const handBack = new AbortController();
     const handler: JobHandler<JobDefinition, object> = (payload, context) => handle(context, payload);
@@ -121,7 +123,7 @@ async function setup(kind: QueueBackend['kind'], { job = {}, leaseMs = 5 * SECON
       pool: workPool,
       clock,
       leases,
-      claim: createClaim({ pool: workPool, workerId, leaseMs, maxBatch: 50 }),
+      claim: createClaim({ pool: workPool, workerId, leaseMs, maxBatch: 50, restores }),
       finish: createFinish(workPool, 50),
       findDefinition: (name) => definitions.find((definition) => definition.name === name),
       findHandler: (name) => (name === FROM_THE_FUTURE ? undefined : handler),
@@ -136,6 +138,7 @@ async function setup(kind: QueueBackend['kind'], { job = {}, leaseMs = 5 * SECON
       leaseMs,
       stalledIntervalMs: 1 * SECOND,
       clock,
+      restores,
       run: (bullJob, token) => runJob(bullJob, token, runner),
       log,
     });

@@ -1,6 +1,9 @@
 import { SECOND, type DatabaseClock, type Logger, type QueueBackend } from '@outbox/core';
 import type { Job, Worker } from 'bullmq';
+import { ErrorBackoff } from './error-backoff.ts';
+import type { RestoreWatch } from './restore-watch.ts';
 import { RetryAtError } from './run-job.ts';
+import type { QueueActivity } from './watchdog.ts';
 
 /** A stalled job is redelivered as often as it takes; the row counts interruptions and decides. */
 const MAX_STALLED_COUNT = 1_000_000;
@@ -11,7 +14,7 @@ const RUN_RETRY_DELAY_MS = 1 * SECOND;
 /** An error that is no decision of a row (Redis broke in between): the next delivery asks the row again. */
 const UNDECIDED_RETRY_MS = 1 * SECOND;
 
-const CLOCK_CHECK_MS = 1 * SECOND;
+const FOLLOW_EVERY_MS = 1 * SECOND;
 
 export interface WorkersOptions {
   backend: QueueBackend;
@@ -21,62 +24,113 @@ export interface WorkersOptions {
   leaseMs: number;
   stalledIntervalMs: number;
   clock: DatabaseClock;
+  restores: Pick<RestoreWatch, 'restored'>;
   run: (job: Job, token: string | undefined) => Promise<unknown>;
   log: Logger;
 }
 
-/** One BullMQ worker per queue. They take no job while this machine's clock is off by more than the tolerated offset. */
+/** One queue's BullMQ worker. */
+interface Lane {
+  worker: Worker;
+  backoff: ErrorBackoff;
+  /** True while we keep it from taking jobs. */
+  held: boolean;
+  running: number;
+  taken: number;
+}
+
+/**
+ * One BullMQ worker per queue. They take no job while this machine's clock is off by more than the tolerated offset, while
+ * the database is older than one that was seen before, and while the queue backend refuses (each queue for itself).
+ */
 export class Workers {
-  readonly #workers: Worker[];
-  readonly #clock: DatabaseClock;
-  readonly #log: Logger;
+  readonly #options: WorkersOptions;
+  readonly #lanes: Lane[];
+  #clockTrusted = true;
+  #closing = false;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor({ backend, queues, clock, run, log, ...tuning }: WorkersOptions) {
-    this.#clock = clock;
-    this.#log = log;
-    this.#workers = queues.map((queue) =>
-      backend.createWorker(queue, run, {
+  constructor(options: WorkersOptions) {
+    this.#options = options;
+    this.#lanes = options.queues.map((queue) => this.#createLane(queue));
+  }
+
+  start(): void {
+    this.#follow();
+    for (const { worker } of this.#lanes) {
+      void worker.run().catch((err: unknown) => {
+        this.#options.log.error({ err, queue: worker.name }, 'worker stopped');
+      });
+    }
+    this.#timer = setInterval(() => this.#follow(), FOLLOW_EVERY_MS);
+  }
+
+  /** Takes no more jobs and waits for those in hand. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    clearInterval(this.#timer);
+    for (const { backoff } of this.#lanes) backoff.stop();
+    await Promise.all(this.#lanes.map(({ worker }) => worker.close()));
+  }
+
+  /** For the watchdog. */
+  activity(): QueueActivity[] {
+    return this.#lanes.map(({ worker, held, running, taken }) => ({
+      queue: worker.name,
+      couldTake: !this.#closing && !held && running < this.#options.concurrency,
+      taken,
+    }));
+  }
+
+  #createLane(queue: string): Lane {
+    const { backend, concurrency, leaseMs, stalledIntervalMs, run, log } = this.#options;
+    const worker = backend.createWorker(
+      queue,
+      async (job, token) => {
+        lane.taken += 1;
+        lane.running += 1;
+        lane.backoff.worked();
+        return run(job, token).finally(() => (lane.running -= 1));
+      },
+      {
         autorun: false,
-        concurrency: tuning.concurrency,
-        lockDuration: tuning.leaseMs,
-        stalledInterval: tuning.stalledIntervalMs,
+        concurrency,
+        lockDuration: leaseMs,
+        stalledInterval: stalledIntervalMs,
         maxStalledCount: MAX_STALLED_COUNT,
         runRetryDelay: RUN_RETRY_DELAY_MS,
         settings: {
           backoffStrategy: (_attemptsMade, _type, error) =>
             error instanceof RetryAtError ? Math.ceil(error.delayMs) : UNDECIDED_RETRY_MS,
         },
-      }),
+      },
     );
+    const backoff = new ErrorBackoff(log.child({ queue }), () => this.#follow());
+    worker.on('error', (err) => backoff.failed(err));
+    const lane: Lane = { worker, backoff, held: false, running: 0, taken: 0 };
+    return lane;
   }
 
-  start(): void {
-    for (const worker of this.#workers) {
-      worker.on('error', (err) => this.#log.warn({ err, queue: worker.name }, 'worker error'));
-      if (!this.#clock.trustworthy) void worker.pause(true);
-      void worker.run().catch((err: unknown) => this.#log.error({ err, queue: worker.name }, 'worker stopped'));
+  /** Only what was held here is let go: a worker that somebody else has paused stays so, and the watchdog sees it. */
+  #follow(): void {
+    if (this.#closing) return;
+    this.#followClock();
+    const holdAll = !this.#clockTrusted || this.#options.restores.restored;
+    for (const lane of this.#lanes) {
+      const hold = holdAll || lane.backoff.waiting;
+      if (hold === lane.held) continue;
+      lane.held = hold;
+      if (hold) void lane.worker.pause(true);
+      else void lane.worker.resume();
     }
-    this.#timer = setInterval(() => this.#followClock(), CLOCK_CHECK_MS);
-  }
-
-  /** Takes no more jobs and waits for those in hand. */
-  async close(): Promise<void> {
-    clearInterval(this.#timer);
-    await Promise.all(this.#workers.map((worker) => worker.close()));
   }
 
   #followClock(): void {
-    for (const worker of this.#workers) {
-      if (this.#clock.trustworthy === !worker.isPaused()) continue;
-      if (this.#clock.trustworthy) void worker.resume();
-      else void worker.pause(true);
-      this.#log.error(
-        { queue: worker.name, offsetMs: Math.round(this.#clock.offsetMs) },
-        this.#clock.trustworthy
-          ? 'clock agrees with the database again'
-          : 'clock differs from the database, taking no jobs',
-      );
-    }
+    const { clock, log } = this.#options;
+    if (clock.trustworthy === this.#clockTrusted) return;
+    this.#clockTrusted = clock.trustworthy;
+    const offsetMs = Math.round(clock.offsetMs);
+    if (clock.trustworthy) log.info({ offsetMs }, 'clock agrees with the database again');
+    else log.error({ offsetMs }, 'clock differs from the database, taking no jobs');
   }
 }
