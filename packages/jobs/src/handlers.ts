@@ -1,18 +1,29 @@
 import type { JobDefinition, JobHandler } from '@outbox/core';
+import { z } from 'zod';
 import type { catalog, JobName } from './catalog.ts';
 import { handlePauseCheck } from './pause-checks/handler.ts';
 import { handleSendReminder, type ReminderDependencies } from './reminders/handler.ts';
+import {
+  checkReminderSettings,
+  createReminderRules,
+  reminderSettings,
+  type ReminderSettings,
+} from './reminders/reminder-settings.ts';
 import { checkSmsSettings, createSmsClient, smsSettings, type SmsSettings } from './reminders/sms-settings.ts';
 
 /** What the handlers need besides their context: the clients of the providers. */
 export type HandlerDependencies = ReminderDependencies;
 
-/** Settings of the providers, which the worker adds to its own. */
-export const handlerSettings = smsSettings;
-export const checkHandlerSettings = checkSmsSettings;
+/** Settings of the handlers and their providers, which the worker adds to its own. */
+export const handlerSettings = z.object({ ...smsSettings.shape, ...reminderSettings.shape });
 
-export function createHandlerDependencies(settings: SmsSettings): HandlerDependencies {
-  return { sms: createSmsClient(settings) };
+export function checkHandlerSettings(settings: SmsSettings & ReminderSettings, context: z.RefinementCtx): void {
+  checkSmsSettings(settings, context);
+  checkReminderSettings(settings, context);
+}
+
+export function createHandlerDependencies(settings: SmsSettings & ReminderSettings): HandlerDependencies {
+  return { sms: createSmsClient(settings), reminderRules: createReminderRules(settings) };
 }
 
 type DefinitionOf<Name extends JobName> = Extract<(typeof catalog)[number], { name: Name }>;

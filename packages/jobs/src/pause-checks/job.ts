@@ -4,6 +4,9 @@ import { z } from 'zod';
 /**
  * Pauses an auto sync whose crew has still not answered, 48 h after the reminder went out. The reminder plans it, in the
  * transaction that records the texts. An auto sync that is not running any more, or whose goal is met, is skipped.
+ *
+ * There is no too late for it: it tells nobody anything, and reads how the auto sync stands when it runs. A crew that had
+ * more time to answer because of an outage only gains by that.
  */
 export const pauseCheck = defineJob({
   name: 'pause_check_48h',

@@ -1,9 +1,17 @@
-import { createPool, HOUR, PermanentError, ProviderUnavailableError, SECOND, type Pool } from '@outbox/core';
+import {
+  createPool,
+  HOUR,
+  PermanentError,
+  ProviderUnavailableError,
+  RateLimitedError,
+  SECOND,
+  type Pool,
+} from '@outbox/core';
 import { startTwilioSimulator, type TwilioSimulator } from '@outbox/simulators';
 import { createTestDatabase, handlerContext, type TestDatabase } from '@outbox/testing';
 import { pauseCheck } from '../pause-checks/job.ts';
 import { createCrew, insertAutoSync, respond, setStatus } from './auto-sync.fixture.ts';
-import { handleSendReminder } from './handler.ts';
+import { handleSendReminder, type ReminderDependencies } from './handler.ts';
 import { createTwilioSmsClient, type SmsClient } from './sms-client.ts';
 
 const ANN = '+15558675301';
@@ -38,10 +46,28 @@ async function setup(phones: (string | null)[] = [ANN, BOB, CAT], wrapSms = (sms
   const { rows } = await pool.query<{ id: string }>('select id from outbox.jobs where key = $1', [autoSyncId]);
   const account = { accountSid: `AC${'0'.repeat(32)}`, authToken: 'simulator', from: '+15005550006' };
   const sms = wrapSms(createTwilioSmsClient({ ...account, baseUrl: twilio.url, timeoutMs: 5 * SECOND }));
-  const context = handlerContext(worker, { jobId: rows[0]?.id ?? 'missing', dependencies: { sms } });
+  const dependencies: ReminderDependencies = { sms, reminderRules: { tooLateMs: 24 * HOUR } };
+  const context = handlerContext(worker, { jobId: rows[0]?.id ?? 'missing', dependencies });
   const attempt = (overrides: Partial<typeof context> = {}) =>
     handleSendReminder({ autoSyncId }, { ...context, ...overrides });
-  return { pool, autoSyncId, crew, attempt };
+  return { pool, autoSyncId, crew, attempt, jobId: context.jobId };
+}
+
+/** What the ledger has of a text that an earlier job sent. */
+async function addEffect(
+  autoSyncId: string,
+  { contactId, state, jobId = '1' }: { contactId: string | undefined; state: string; jobId?: string },
+): Promise<void> {
+  await database.pool.query(
+    /* sql */ `
+    insert into outbox.effects (key, job_id, run, provider, state, request, reference, reason, deadline_at, settled_at)
+    values (
+      'reminder:' || $1 || ':' || $2 || ':1', $4, 1, 'twilio', $3, '{"body": "Hello"}',
+      case when $3 = 'confirmed' then 'resolved:1' end, case when $3 <> 'confirmed' then 'provider_cannot_tell' end,
+      now(), now()
+    )`,
+    [autoSyncId, contactId, state, jobId],
+  );
 }
 
 const texted = () => twilio.messages().map(({ to }) => to);
@@ -88,10 +114,11 @@ describe('texting', () => {
     expect(await recordOf(autoSyncId)).toEqual({ recorded: [ANN, CAT], reminded: true, followUps: 1 });
   });
 
-  test('is not repeated when the job runs again after its end', async () => {
+  test('is not repeated when the job, or another one for the same auto sync, runs again after its end', async () => {
     const { autoSyncId, attempt } = await setup();
     await attempt();
-    expect(await attempt()).toEqual({ kind: 'skipped', reason: 'already_reminded' });
+    expect(await attempt()).toMatchObject({ kind: 'done' });
+    expect(await attempt({ jobId: '0' })).toEqual({ kind: 'skipped', reason: 'already_reminded' });
     expect(texted()).toEqual([ANN, BOB, CAT]);
     expect(await recordOf(autoSyncId)).toEqual({ recorded: [ANN, BOB, CAT], reminded: true, followUps: 1 });
   });
@@ -185,11 +212,41 @@ describe('a recipient who cannot be texted', () => {
   });
 
   test('now, counts for more than one whom no attempt can reach', async () => {
-    const { attempt } = await setup([REGION_OFF, BOB]);
+    const { autoSyncId, attempt } = await setup([REGION_OFF, BOB]);
     twilio.fault({ kind: 'status', status: 503, to: BOB });
     await expect(attempt()).rejects.toThrow(ProviderUnavailableError);
+    expect(await recordOf(autoSyncId)).toEqual(NOTHING);
     await expect(attempt()).rejects.toThrow(PermanentError);
     expect(texted()).toEqual([BOB]);
+    expect(await recordOf(autoSyncId)).toEqual({ recorded: [BOB], reminded: true, followUps: 1 });
+  });
+
+  test('by no attempt, does not keep the others from being recorded and followed up; redriven, it reaches that one alone', async () => {
+    const { pool, autoSyncId, crew, attempt } = await setup([ANN, REGION_OFF, CAT]);
+    await expect(attempt()).rejects.toThrow(PermanentError);
+    expect(await recordOf(autoSyncId)).toEqual({ recorded: [ANN, CAT], reminded: true, followUps: 1 });
+
+    await pool.query('update public.contacts set phone = $2 where id = $1', [crew.contactIds[1], BOB]);
+    expect(await attempt()).toMatchObject({ kind: 'done', result: { texts: [{}, {}, {}] } });
+    expect(texted()).toEqual([ANN, CAT, BOB]);
+    expect(await recordOf(autoSyncId)).toEqual({ recorded: [ANN, BOB, CAT], reminded: true, followUps: 1 });
+  });
+
+  test('by the last attempt, does not keep the others from being recorded and followed up', async () => {
+    const { autoSyncId, attempt } = await setup();
+    twilio.fault({ kind: 'status', status: 503, to: BOB });
+    await expect(attempt({ attempt: 3 })).rejects.toThrow(ProviderUnavailableError);
+    expect(await recordOf(autoSyncId)).toEqual({ recorded: [ANN, CAT], reminded: true, followUps: 1 });
+  });
+
+  test('because the provider wants everybody to wait, is the last who is tried: the rest wait as well', async () => {
+    const { autoSyncId, attempt } = await setup();
+    twilio.fault({ kind: 'status', status: 429, retryAfter: 7, to: BOB });
+    await expect(attempt({ attempt: 3 })).rejects.toMatchObject({ name: 'RateLimitedError', retryAfterMs: 7 * SECOND });
+    expect(texted()).toEqual([ANN]);
+    expect(await recordOf(autoSyncId)).toEqual(NOTHING);
+    expect(await attempt({ attempt: 3 })).toMatchObject({ kind: 'done' });
+    expect(texted()).toEqual([ANN, BOB, CAT]);
   });
 
   test('for good, does not stop the follow-up, and is in the result with the reason', async () => {
@@ -254,6 +311,143 @@ describe('between two attempts', () => {
     await attempt();
     expect(texted()).toEqual([ANN]);
     expect(await recordOf(autoSyncId)).toEqual({ recorded: [ANN], reminded: false, followUps: 0 });
+  });
+});
+
+describe('a text of an earlier job', () => {
+  test('that a person found out about is recorded when the job runs again, and nobody is called', async () => {
+    const { pool, autoSyncId, crew, attempt } = await setup([ANN, BOB]);
+    await pool.query('update public.auto_syncs set last_reminder_sent_at = now() where id = $1', [autoSyncId]);
+    await addEffect(autoSyncId, { contactId: crew.contactIds[0], state: 'confirmed' });
+    expect(await attempt()).toEqual({ kind: 'skipped', reason: 'already_reminded' });
+    expect(texted()).toEqual([]);
+    expect(await recordOf(autoSyncId)).toEqual({ recorded: [ANN], reminded: true, followUps: 0 });
+  });
+
+  test('that nobody can tell is not sent again; the reminder completes and lists it', async () => {
+    const { autoSyncId, crew, attempt } = await setup([ANN, BOB]);
+    const [ann, bob] = crew.contactIds;
+    await addEffect(autoSyncId, { contactId: ann, state: 'unknown' });
+    expect(await attempt()).toMatchObject({
+      kind: 'done',
+      result: {
+        texts: [
+          { contactId: ann, state: 'unknown', reason: 'provider_cannot_tell' },
+          { contactId: bob, state: 'confirmed' },
+        ],
+      },
+    });
+    expect(texted()).toEqual([BOB]);
+    expect(await recordOf(autoSyncId)).toEqual({ recorded: [BOB], reminded: true, followUps: 1 });
+  });
+
+  test('that nobody can tell is no reminder: alone, it is not followed up', async () => {
+    const { autoSyncId, crew, attempt } = await setup([ANN]);
+    await addEffect(autoSyncId, { contactId: crew.contactIds[0], state: 'unknown' });
+    expect(await attempt()).toMatchObject({ kind: 'done', result: { texts: [{ state: 'unknown' }] } });
+    expect(await recordOf(autoSyncId)).toEqual(NOTHING);
+  });
+});
+
+describe('a reminder that is late', () => {
+  test('by a day texts everybody', async () => {
+    const { attempt } = await setup();
+    expect(await attempt({ lateMs: 24 * HOUR })).toMatchObject({ kind: 'done', result: { tooLate: [] } });
+    expect(texted()).toEqual([ANN, BOB, CAT]);
+  });
+
+  test('by more texts nobody, and says whom', async () => {
+    const { autoSyncId, crew, attempt } = await setup([ANN, null]);
+    expect(await attempt({ lateMs: 24 * HOUR + 1 })).toEqual({
+      kind: 'skipped',
+      reason: 'too_late',
+      result: { texts: [], unreachable: [crew.contactIds[1]], tooLate: [crew.contactIds[0]] },
+    });
+    expect(texted()).toEqual([]);
+    expect(await recordOf(autoSyncId)).toEqual(NOTHING);
+  });
+
+  test('by more than another setting says texts nobody either', async () => {
+    const { attempt } = await setup();
+    const late = { reminderRules: { tooLateMs: 1 * HOUR }, lateMs: 1 * HOUR + 1 };
+    expect(await attempt(late)).toMatchObject({ kind: 'skipped', reason: 'too_late' });
+  });
+
+  test('and texted some in time ends with those: they are recorded and followed up', async () => {
+    const { autoSyncId, crew, attempt } = await setup([ANN, BOB]);
+    twilio.fault({ kind: 'status', status: 503, to: BOB });
+    await expect(attempt()).rejects.toThrow(ProviderUnavailableError);
+    expect(await attempt({ lateMs: 25 * HOUR })).toMatchObject({
+      kind: 'done',
+      result: { texts: [{ contactId: crew.contactIds[0], state: 'confirmed' }], tooLate: [crew.contactIds[1]] },
+    });
+    expect(texted()).toEqual([ANN]);
+    expect(await recordOf(autoSyncId)).toEqual({ recorded: [ANN], reminded: true, followUps: 1 });
+  });
+
+  test('and that everybody has answered meanwhile was not missed by anybody', async () => {
+    const { pool, autoSyncId, crew, attempt } = await setup();
+    await respond(pool, autoSyncId, crew.contactIds);
+    expect(await attempt({ lateMs: 25 * HOUR })).toEqual({ kind: 'skipped', reason: 'everyone_responded' });
+  });
+});
+
+describe('quiet hours', () => {
+  /** From an hour ago to an hour from now in the given zone. */
+  function aroundNow(timeZone: string) {
+    const hour = Number(new Intl.DateTimeFormat('en-GB', { timeZone, hour: '2-digit', hourCycle: 'h23' }).format());
+    return { from: ((hour + 23) % 24) * 60, to: ((hour + 2) % 24) * 60 };
+  }
+
+  test('are waited out, in the time zone of the auto sync, without an attempt', async () => {
+    const { pool, autoSyncId, attempt } = await setup([ANN]);
+    await pool.query(`update public.auto_syncs set timezone = 'Asia/Kolkata' where id = $1`, [autoSyncId]);
+    const rules = (zone: string) => ({ reminderRules: { tooLateMs: 24 * HOUR, quietHours: aroundNow(zone) } });
+    const error: unknown = await attempt(rules('Asia/Kolkata')).catch((thrown: unknown) => thrown);
+    if (!(error instanceof RateLimitedError)) throw error;
+    expect(error.retryAfterMs).toBeGreaterThan(59 * 60 * SECOND);
+    expect(error.retryAfterMs).toBeLessThanOrEqual(2 * HOUR);
+    expect(texted()).toEqual([]);
+
+    expect(await attempt(rules('America/Los_Angeles'))).toMatchObject({ kind: 'done' });
+    expect(texted()).toEqual([ANN]);
+  });
+});
+
+describe('a crew that is too large for one run', () => {
+  const PHONES = Array.from({ length: 10 }, (_, n) => `+1555867540${n}`);
+
+  afterEach(() => jest.restoreAllMocks());
+
+  /** Each call to the provider takes `ms`, by the clock of this process; nobody waits. */
+  function slowly(ms: number) {
+    const now = performance.now.bind(performance);
+    let passedMs = 0;
+    jest.spyOn(performance, 'now').mockImplementation(() => now() + passedMs);
+    return (sms: SmsClient): SmsClient => ({
+      ...sms,
+      send: (...call) => sms.send(...call).finally(() => void (passedMs += ms)),
+    });
+  }
+
+  test('is finished by the next ones, which spend no attempt, and each member gets one text', async () => {
+    const { autoSyncId, attempt } = await setup(PHONES, slowly(8 * SECOND));
+    const reports: unknown[] = [];
+    const run = () => attempt({ attempt: 3, progress: (value) => reports.push(value) });
+    await expect(run()).rejects.toMatchObject({ retryAfterMs: 0, message: '6 people are left for the next run.' });
+    expect(reports.at(-1)).toEqual({ texted: 4, of: 10 });
+    expect(await recordOf(autoSyncId)).toEqual(NOTHING);
+    await expect(run()).rejects.toMatchObject({ retryAfterMs: 0, message: '2 people are left for the next run.' });
+    expect(await run()).toMatchObject({ kind: 'done' });
+    expect(texted()).toEqual(PHONES);
+    expect(await recordOf(autoSyncId)).toEqual({ recorded: PHONES, reminded: true, followUps: 1 });
+  });
+
+  test('spends an attempt when a run reaches nobody', async () => {
+    const { attempt } = await setup(PHONES, slowly(11 * SECOND));
+    twilio.fault({ kind: 'status', status: 503, count: 3 });
+    await expect(attempt()).rejects.toThrow(ProviderUnavailableError);
+    expect(texted()).toEqual([]);
   });
 });
 

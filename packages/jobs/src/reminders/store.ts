@@ -10,13 +10,16 @@ export interface AutoSync {
   responseCount: number;
   /** Answers that meet the goal. */
   responsesNeeded: number;
+  /** IANA name, as the organizer gave it. */
+  timezone: string;
 }
 
 const FIND_AUTO_SYNC = /* sql */ `
   select
     id, organizer_id as "organizerId", event_name as "eventName", status,
     last_reminder_sent_at as "lastReminderSentAt", member_count::int as "memberCount",
-    response_count::int as "responseCount", responses_needed::int as "responsesNeeded"
+    response_count::int as "responseCount", responses_needed::int as "responsesNeeded",
+    timezone
   from reminders.standings
   where id = $1
   limit 1`;
@@ -60,13 +63,24 @@ export async function listRecipients(db: Queryable, autoSyncId: string): Promise
 }
 
 const RECORD_MESSAGES = /* sql */ `
-  select reminders.record_messages(auto_sync_id => $1)::int as sent
+  select reminders.record_messages(auto_sync_id => $1)
   limit 1`;
 
-/** Writes a message for every text that was sent and has none yet; returns how many were sent in all. */
-export async function recordMessages(db: Queryable, autoSyncId: string): Promise<number> {
-  const { rows } = await db.query<{ sent: number }>(RECORD_MESSAGES, [autoSyncId]);
-  return rows[0]?.sent ?? 0;
+/** Writes a message for every text that was sent and has none yet. Safe to repeat. */
+export async function recordMessages(db: Queryable, autoSyncId: string): Promise<void> {
+  await db.query(RECORD_MESSAGES, [autoSyncId]);
+}
+
+const FOLLOW_UP = /* sql */ `
+  select reminders.follow_up(auto_sync_id => $1)
+  limit 1`;
+
+/**
+ * The same, and if anybody was texted, a running auto sync is marked as reminded and gets its pause check. Safe to repeat,
+ * by any run: it goes by the ledger, and only the first time has consequences.
+ */
+export async function followUp(db: Queryable, autoSyncId: string): Promise<void> {
+  await db.query(FOLLOW_UP, [autoSyncId]);
 }
 
 export interface Text {
@@ -90,12 +104,15 @@ export async function listTexts(db: Queryable, autoSyncId: string): Promise<Text
   return rows;
 }
 
-const MARK_REMINDED = /* sql */ `
-  select reminders.mark_reminded(auto_sync_id => $1) as marked
+const HAS_TEXTED = /* sql */ `
+  select exists (
+    select from reminders.texts
+    where key >= 'reminder:' || $1::uuid || ':' and key < 'reminder:' || $1::uuid || ':~' and job_id = $2
+  ) as texted
   limit 1`;
 
-/** Notes when the reminder went out; false when the auto sync is not running any more. */
-export async function markReminded(db: Queryable, autoSyncId: string): Promise<boolean> {
-  const { rows } = await db.query<{ marked: boolean }>(MARK_REMINDED, [autoSyncId]);
-  return rows[0]?.marked ?? false;
+/** True when a run of this very job has texted somebody, or may have. */
+export async function hasTexted(db: Queryable, autoSyncId: string, jobId: string): Promise<boolean> {
+  const { rows } = await db.query<{ texted: boolean }>(HAS_TEXTED, [autoSyncId, jobId]);
+  return rows[0]?.texted ?? false;
 }

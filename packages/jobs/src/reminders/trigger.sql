@@ -30,8 +30,9 @@ end $$;
 set local role outbox_owner;
 grant usage on schema reminders to outbox_worker;
 
--- One row per auto sync: how it stands. Named so that it does not hide the table when both schemas are searched. A goal of critical mass asks for metadata.critical_mass answers, else for half
--- of the members, rounded up; everyone asks for all of them.
+-- One row per auto sync: how it stands. Named so that it does not hide the table when both schemas are searched. A goal of
+-- critical mass asks for metadata.critical_mass answers, else for half of the members, rounded up; everyone asks for all of
+-- them. Quiet hours are those of timezone.
 create or replace view reminders.standings as
 select
   s.id, s.organizer_id, s.event_name, s.status::text as status, s.response_goal::text as response_goal,
@@ -40,7 +41,8 @@ select
     when s.response_goal = 'everyone' then c.member_count
     when s.metadata ->> 'critical_mass' ~ '^\d{1,9}$' then (s.metadata ->> 'critical_mass')::bigint
     else (c.member_count + 1) / 2
-  end as responses_needed
+  end as responses_needed,
+  s.timezone
 from public.auto_syncs s
 cross join lateral (
   select count(*) as member_count, count(*) filter (where r.responded) as response_count
@@ -69,7 +71,7 @@ create or replace view reminders.texts as
 select
   outbox.uuid_or_null(split_part(e.key, ':', 2)) as auto_sync_id,
   outbox.uuid_or_null(split_part(e.key, ':', 3)) as contact_id,
-  e.key, e.state, e.reference, e.reason, e.request ->> 'body' as body, e.settled_at
+  e.key, e.state, e.reference, e.reason, e.request ->> 'body' as body, e.settled_at, e.job_id
 from outbox.effects e
 where e.key like 'reminder:%';
 
@@ -116,6 +118,30 @@ begin atomic
   select exists (select from marked);
 end;
 
+-- What follows once people have been texted: their texts are recorded, and a running auto sync is marked as reminded and
+-- gets its pause check, 48 h from now. Reads the ledger, so it may be said as often as one likes, by whichever run; only
+-- the first time has consequences. Returns how many were texted in all.
+create or replace function reminders.follow_up(auto_sync_id uuid) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  sent bigint;
+  sync record;
+begin
+  select s.organizer_id, s.last_reminder_sent_at is not null as reminded into sync
+  from public.auto_syncs s
+  where s.id = follow_up.auto_sync_id
+  for no key update;
+  sent := reminders.record_messages(follow_up.auto_sync_id);
+  if sent > 0 and not sync.reminded and reminders.mark_reminded(follow_up.auto_sync_id) then
+    perform outbox.enqueue(
+      name => 'pause_check_48h', key => follow_up.auto_sync_id::text,
+      payload => jsonb_build_object('autoSyncId', follow_up.auto_sync_id), owner_id => sync.organizer_id, rerun => true
+    );
+  end if;
+  return sent;
+end $$;
+
 -- Fires after an insert of auto syncs, once per statement. Writes one reminder_24h per running one, due 24 h after the
 -- insert (outbox.job_types decides), in the inserting transaction. It never fails that transaction: if the set cannot be
 -- written, row by row is tried, and what still fails is set aside in outbox.capture_errors.
@@ -134,7 +160,8 @@ begin
       )
       from inserted i
       where i.status = 'running'
-    )
+    ),
+    rerun => true
   )
   where exists (select from inserted i where i.status = 'running');
   return null;
@@ -143,7 +170,7 @@ exception when others then
     begin
       perform outbox.enqueue(
         name => 'reminder_24h', key => started.id::text, payload => jsonb_build_object('autoSyncId', started.id),
-        owner_id => started.organizer_id
+        owner_id => started.organizer_id, rerun => true
       );
     exception when others then
       perform outbox.record_capture_error(
@@ -180,12 +207,12 @@ begin
         perform outbox.enqueue(
           name => 'reminder_24h', key => changed.id::text, payload => jsonb_build_object('autoSyncId', changed.id),
           owner_id => changed.organizer_id,
-          scheduled_at => greatest(now(), changed.created_at + reminders.reminder_delay())
+          scheduled_at => greatest(now(), changed.created_at + reminders.reminder_delay()), rerun => true
         );
       else
         perform outbox.enqueue(
           name => 'pause_check_48h', key => changed.id::text, payload => jsonb_build_object('autoSyncId', changed.id),
-          owner_id => changed.organizer_id
+          owner_id => changed.organizer_id, rerun => true
         );
       end if;
     exception when others then
@@ -206,15 +233,7 @@ as $$
 begin
   perform reminders.cancel_jobs(array(select d.id from deleted d));
   begin
-    update outbox.jobs j
-    set owner_id = null
-    where j.id in (
-      select o.id
-      from outbox.jobs o
-      where o.key in (select d.id::text from deleted d) and o.name in ('reminder_24h', 'pause_check_48h')
-      order by o.id
-      for no key update
-    );
+    perform reminders.disown_jobs(array(select d.id from deleted d));
   exception when others then
     perform outbox.record_capture_error(
       table_name => 'public.auto_syncs', job_name => 'reminder_24h', key => d.id::text, sqlstate => sqlstate,
@@ -253,6 +272,23 @@ return outbox.cancel_many(
   reason => 'auto_sync_not_running'
 );
 
+-- The jobs of auto syncs that are gone belong to nobody any more.
+create or replace function reminders.disown_jobs(auto_sync_ids uuid[]) returns void
+language sql security definer set search_path = pg_catalog, pg_temp
+begin atomic
+  update outbox.jobs j
+  set owner_id = null
+  where j.id in (
+    select o.id
+    from outbox.jobs o
+    where o.key = any (disown_jobs.auto_sync_ids::text[])
+      and o.name in ('reminder_24h', 'pause_check_48h')
+      and o.owner_id is not null
+    order by o.id
+    for no key update
+  );
+end;
+
 create or replace function reminders.has_trigger(name text) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
 return exists (select from pg_trigger t where t.tgrelid = 'public.auto_syncs'::regclass and t.tgname = has_trigger.name);
@@ -285,7 +321,8 @@ where j.name in ('reminder_24h', 'pause_check_48h');
 
 revoke execute on all functions in schema reminders from public;
 grant select on reminders.standings, reminders.recipients, reminders.texts to outbox_worker;
-grant execute on function reminders.record_messages(uuid), reminders.mark_reminded(uuid) to outbox_worker;
+grant execute on function reminders.record_messages(uuid), reminders.follow_up(uuid) to outbox_worker;
+revoke execute on function reminders.mark_reminded(uuid) from outbox_worker; -- it follows up
 
 do $$
 begin
