@@ -4,6 +4,12 @@ export interface Family {
   /** Tables of the host application without which the family cannot be installed. */
   hostTables: string[];
   sql: URL[];
+  /**
+   * Function that heals what the triggers of the family missed, called once a minute. Takes nothing; returns null when
+   * another session is at it, else a JSON object: how many of what it healed, by name; `failed`, how many it could not,
+   * with the last `error`; `more`, whether to call it again at once. Safe to repeat.
+   */
+  sweep?: `${string}.${string}`;
 }
 
 export const families: Family[] = [
@@ -16,7 +22,8 @@ export const families: Family[] = [
       'public.auto_sync_responses',
       'public.auto_sync_messages',
     ],
-    sql: [sqlFile('reminders/trigger.sql'), sqlFile('pause-checks/functions.sql')],
+    sql: [sqlFile('reminders/trigger.sql'), sqlFile('pause-checks/functions.sql'), sqlFile('reminders/sweep.sql')],
+    sweep: 'reminders.sweep',
   },
 ];
 

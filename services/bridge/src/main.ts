@@ -15,6 +15,7 @@ import { bridgeSettings } from './config.ts';
 import { Pruner } from './prune.ts';
 import { Reconciler } from './reconcile.ts';
 import { PublishLoop, writePublishWindow } from './publish-loop.ts';
+import { Sweeper } from './sweep.ts';
 import { WakeUp } from './wake-up.ts';
 
 await runService({
@@ -59,11 +60,14 @@ await runService({
     });
     const reconciler = new Reconciler({ pool, backend, queues: queueNames(), log });
     const pruner = new Pruner(pool, log);
+    const sweeper = new Sweeper(pool, log);
     await reconciler.start();
     loop.start();
     pruner.start();
+    sweeper.start();
 
     return [
+      { name: 'sweeping', deadlineMs: 10 * SECOND, stop: () => sweeper.stop() },
       { name: 'pruning', deadlineMs: 10 * SECOND, stop: () => pruner.stop() },
       { name: 'reconciling', deadlineMs: 10 * SECOND, stop: () => reconciler.stop() },
       { name: 'publishing', deadlineMs: 10 * SECOND, stop: () => loop.stop() },

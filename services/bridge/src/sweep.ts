@@ -1,0 +1,88 @@
+import { MINUTE, type Logger, type Pool } from '@outbox/core';
+import { families } from '@outbox/jobs';
+import { z } from 'zod';
+
+const HAS_FUNCTION = /* sql */ `
+  select exists (
+    select from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname || '.' || p.proname = $1
+  ) as installed
+  limit 1`;
+
+/** What a sweep function answers (`Family.sweep`); null while another bridge is at it. */
+const sweepAnswer = z
+  .object({ failed: z.int(), error: z.string().nullable(), more: z.boolean() })
+  .catchall(z.int())
+  .nullable();
+
+export interface Swept {
+  /** How many of what were healed, by name. */
+  healed: Record<string, number>;
+  /** Rows that could not be healed this time, and why the last of them could not. */
+  failed: number;
+  error: string | null;
+  more: boolean;
+}
+
+/**
+ * Calls the sweep function `name` once: a few hundred rows, one transaction. Undefined when this database does not have
+ * the function (the family's tables are not here, or `migrate` has not run yet) or another bridge is sweeping.
+ */
+export async function sweepOnce(pool: Pool, name: string): Promise<Swept | undefined> {
+  const { rows: found } = await pool.query<{ installed: boolean }>(HAS_FUNCTION, [name]);
+  if (!found[0]?.installed) return undefined;
+  const { rows } = await pool.query<{ answer: unknown }>(/* sql */ `select ${name}() as answer`);
+  const answer = sweepAnswer.parse(rows[0]?.answer);
+  if (!answer) return undefined;
+  const { failed, error, more, ...healed } = answer;
+  return { healed, failed, error, more };
+}
+
+const SWEEP_EVERY_MS = 1 * MINUTE;
+
+/** Enough for what an hour without captures leaves; and a rule that never finds an end would not keep us at it. */
+const MOST_CALLS = 100;
+
+/** Heals once a minute what the families' triggers missed. */
+export class Sweeper {
+  readonly #pool: Pool;
+  readonly #log: Logger;
+  #timer: NodeJS.Timeout | undefined;
+  #sweeping: Promise<void> = Promise.resolve();
+  #stopped = false;
+
+  constructor(pool: Pool, log: Logger) {
+    this.#pool = pool;
+    this.#log = log;
+  }
+
+  start(): void {
+    this.#timer = setInterval(() => (this.#sweeping = this.sweep()), SWEEP_EVERY_MS);
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    clearInterval(this.#timer);
+    await this.#sweeping;
+  }
+
+  /** One round over all families. An error of one is logged and does not keep the others from it. */
+  async sweep(): Promise<void> {
+    for (const { name, sweep } of families) {
+      if (sweep === undefined) continue;
+      await this.#sweepFamily(name, sweep).catch((err: unknown) =>
+        this.#log.warn({ family: name, err }, 'sweep failed'),
+      );
+    }
+  }
+
+  async #sweepFamily(family: string, name: string): Promise<void> {
+    for (let call = 0; call < MOST_CALLS && !this.#stopped; call += 1) {
+      const swept = await sweepOnce(this.#pool, name);
+      if (!swept) return;
+      const { healed, failed, error, more } = swept;
+      if (Object.values(healed).some((count) => count > 0)) this.#log.warn({ family, ...healed }, 'missed rows healed');
+      if (failed > 0) this.#log.error({ family, failed, err: new Error(error ?? 'unknown') }, 'missed rows not healed');
+      if (!more) return;
+    }
+  }
+}
