@@ -438,6 +438,7 @@ describe('a crew that is too large for one run', () => {
     expect(reports.at(-1)).toEqual({ texted: 4, of: 10 });
     expect(await recordOf(autoSyncId)).toEqual(NOTHING);
     await expect(run()).rejects.toMatchObject({ retryAfterMs: 0, message: '2 people are left for the next run.' });
+    expect(reports.at(-1)).toEqual({ texted: 8, of: 10 });
     expect(await run()).toMatchObject({ kind: 'done' });
     expect(texted()).toEqual(PHONES);
     expect(await recordOf(autoSyncId)).toEqual({ recorded: PHONES, reminded: true, followUps: 1 });

@@ -53,7 +53,8 @@ export const handleSendReminder: JobHandler<typeof sendReminder, ReminderDepende
   const isTooLate = context.lateMs > context.reminderRules.tooLateMs;
   if (people.length > 0 && !isTooLate) {
     assertNotQuiet(sync, context);
-    await textEach(people, sync, untilMs, context);
+    const before = earlierTexts.length;
+    await textEach({ people, sync, untilMs, before }, context);
   }
   return endWithRecord({ autoSyncId, recipients, tooLate: isTooLate ? people : [] }, context);
 };
@@ -129,7 +130,10 @@ function assertNotQuiet({ timezone }: AutoSync, { reminderRules }: Context): voi
  * Somebody who cannot be reached does not keep the rest waiting: one error is thrown at the end, one worth another
  * attempt if there is any, and that attempt texts only those who have no outcome yet.
  */
-async function textEach(people: Reachable[], sync: AutoSync, untilMs: number, context: Context): Promise<void> {
+async function textEach(
+  { people, sync, untilMs, before }: { people: Reachable[]; sync: AutoSync; untilMs: number; before: number },
+  context: Context,
+): Promise<void> {
   const failures: unknown[] = [];
   let texted = 0;
   for (const [position, person] of people.entries()) {
@@ -146,7 +150,7 @@ async function textEach(people: Reachable[], sync: AutoSync, untilMs: number, co
       if (concernsEverybody(error)) throw error;
       failures.push(error);
     }
-    context.progress({ texted, of: people.length });
+    context.progress({ texted: before + texted, of: before + people.length });
   }
   if (failures.length > 0) await fail(failures, sync, context);
 }

@@ -9,9 +9,10 @@
 -- It never texts the past: it plans nothing older than the rows we keep, nor older than the capture, nor while a person
 -- has dropped or disabled the trigger or the capture.
 --
--- It never holds up a business write: it skips locked jobs, gives up on any other lock after 200 ms, and locks few rows for
--- a few milliseconds each call. One bad row is left for the next time and does not stop the rest; the newest come first, so
--- that rows which cannot be healed do not keep the others from it.
+-- It never holds up a business write: it skips locked jobs, gives up on any other lock after 200 ms, and each call heals a
+-- few rows of one kind and ends, so that their locks are held for milliseconds and not while the next kind is looked for.
+-- One bad row is left for the next time and does not stop the rest; the newest come first, so that rows which cannot be
+-- healed do not keep the others from it.
 
 set local role outbox_owner;
 
@@ -124,16 +125,18 @@ begin
   healed := 0;
   failed := 0;
   for needless in
-    select j.id, outbox.uuid_or_null(j.key) as auto_sync_id
-    from outbox.jobs j
-    where j.finished_at is null
-      and j.cancel_requested_at is null
-      and j.name in ('reminder_24h', 'pause_check_48h')
-      and outbox.uuid_or_null(j.key) is not null
-      and not exists (
-        select from public.auto_syncs s where s.id = outbox.uuid_or_null(j.key) and s.status = 'running'
-      )
-    order by j.id desc
+    select d.id, outbox.uuid_or_null(d.key) as auto_sync_id
+    from (
+      select j.id, j.key
+      from outbox.jobs j
+      where j.finished_at is null
+        and j.cancel_requested_at is null
+        and j.name in ('reminder_24h', 'pause_check_48h')
+        and not exists (select from public.auto_syncs s where s.id::text = lower(j.key) and s.status = 'running')
+      offset 0 -- the few that are left are parsed, not all that are open
+    ) d
+    where outbox.uuid_or_null(d.key) is not null
+    order by d.id desc
     limit batch
   loop
     begin
@@ -288,25 +291,28 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 as $$
 declare
   batch constant int := 200;
-  recovered record;
-  planned record;
-  cancelled record;
-  recorded record;
+  kind text;
+  part record;
+  answer jsonb := '{"recovered": 0, "planned": 0, "cancelled": 0, "recorded": 0, "failed": 0, "error": null, "more": false}';
 begin
   -- Held until the end of the transaction. The number is arbitrary.
   if not pg_try_advisory_xact_lock(122524661739390) then
     return null;
   end if;
-  recovered := reminders.recover_captures(batch);
-  planned := reminders.plan_missing(batch);
-  cancelled := reminders.cancel_needless(batch);
-  recorded := reminders.record_unrecorded(batch);
-  return jsonb_build_object(
-    'recovered', recovered.healed, 'planned', planned.healed, 'cancelled', cancelled.healed, 'recorded', recorded.healed,
-    'failed', recovered.failed + planned.failed + cancelled.failed + recorded.failed,
-    'error', coalesce(recovered.error, planned.error, cancelled.error, recorded.error),
-    'more', batch in (recovered.healed, planned.healed, cancelled.healed, recorded.healed)
-  );
+  foreach kind in array array['recovered', 'planned', 'cancelled', 'recorded'] loop
+    case kind
+      when 'recovered' then part := reminders.recover_captures(batch);
+      when 'planned' then part := reminders.plan_missing(batch);
+      when 'cancelled' then part := reminders.cancel_needless(batch);
+      when 'recorded' then part := reminders.record_unrecorded(batch);
+    end case;
+    answer := answer || jsonb_build_object(
+      kind, part.healed, 'failed', (answer ->> 'failed')::int + part.failed,
+      'error', coalesce(part.error, answer ->> 'error'), 'more', part.healed > 0
+    );
+    exit when part.healed > 0;
+  end loop;
+  return answer;
 end $$;
 
 grant usage on schema reminders to outbox_bridge;
