@@ -211,6 +211,14 @@ describe('an open job of an auto sync that', () => {
     expect(await sweep()).toEqual(NOTHING);
     expect(await jobsOf(id)).toEqual(['reminder_24h pending']);
   });
+
+  it('was resumed since the sweep found it is not cancelled: once the job is locked, it is looked at again', async () => {
+    const id = await insertAutoSync(database.pool, crew);
+    const cancel =
+      'select reminders.cancel_unless_running($1, array(select id from outbox.jobs where key = $2)) as done';
+    expect(await sql(cancel, [id, id])).toEqual([{ done: false }]);
+    expect(await jobsOf(id)).toEqual(['reminder_24h pending']);
+  });
 });
 
 /** Does `work` while another session holds what `lock` locks. */
