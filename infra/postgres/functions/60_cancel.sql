@@ -56,21 +56,31 @@ begin
   return cancelled;
 end $$;
 
--- The same by name and key. The job that is writing right now does not cancel itself: a pause check sets the status that
--- cancels pause checks.
+-- The same by name and key, until nothing of them is open: one that just ended while we waited for it may have enqueued
+-- its next run. The job that is writing right now does not cancel itself: a pause check sets the status that cancels pause
+-- checks.
 create or replace function outbox.cancel_many(names text[], keys text[], reason text) returns bigint
-language sql security definer set search_path = pg_catalog, pg_temp
-return outbox.cancel_jobs(
-  ids => array(
-    select j.id
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  current_job bigint := nullif(current_setting('outbox.current_job', true), '')::bigint;
+  open_jobs bigint[];
+  cancelled bigint := 0;
+begin
+  loop
+    select array_agg(j.id) into open_jobs
     from outbox.jobs j
     where j.key = any (cancel_many.keys)
       and j.name = any (cancel_many.names)
       and j.finished_at is null
-      and j.id is distinct from nullif(current_setting('outbox.current_job', true), '')::bigint
-  ),
-  reason => cancel_many.reason
-);
+      and (j.cancel_requested_at is null or j.rerun)
+      and j.id is distinct from current_job;
+    if open_jobs is null then
+      return cancelled;
+    end if;
+    cancelled := cancelled + outbox.cancel_jobs(ids => open_jobs, reason => cancel_many.reason);
+  end loop;
+end $$;
 
 create or replace function outbox.cancel(name text, key text, reason text default 'cancelled') returns bigint
 language sql security definer set search_path = pg_catalog, pg_temp

@@ -124,6 +124,21 @@ describe('a cancel that meets a worker', () => {
   });
 });
 
+test('a cancel that waits for a run to end also ends the one that follows it', async () => {
+  const { id, key } = await addRow();
+  await database.pool.query(CLAIM, [id]);
+  await database.pool.query('update outbox.jobs set holds_key = true, rerun = true where id = $1', [id]);
+  const worker = await begin();
+  await worker.query(LOCK, [id]);
+  const cancelled = cancel(key);
+  await waitFor(isWaitedFor);
+  await worker.query(END, [id]);
+  await worker.query('commit');
+  expect(await cancelled).toBe(1);
+  const { rows } = await database.pool.query('select state from outbox.jobs where key = $1 order by id', [key]);
+  expect(rows).toEqual([{ state: 'completed' }, { state: 'cancelled' }]);
+});
+
 describe('a waiting row with a call that may have been carried out', () => {
   test('is not ended by a cancel: its next run has to find out, and is asked to do no more', async () => {
     const { id, key } = await addRow();

@@ -61,6 +61,18 @@ describe('run', () => {
     expect(jobOf(await claim(id))).toMatchObject({ timeoutMs: 5 * SECOND, backoffMs: 7 * SECOND });
   });
 
+  it.each([
+    ['which reads the world as it is now, need not run again', false, false],
+    ['which was cancelled and only finds out about its call, is still to run again', true, true],
+  ])('a row that was asked to run again, %s', async (_title, cancelled, rerun) => {
+    const id = await add({ state: 'active', leaseInMs: -1 });
+    await bundle.pool.query('update outbox.jobs set rerun = true where id = $1', [id]);
+    if (cancelled) await requestCancel(bundle.pool, id);
+    expect(jobOf(await claim(id)).cancelRequested).toBe(cancelled);
+    const { rows } = await bundle.pool.query('select rerun from outbox.jobs where id = $1', [id]);
+    expect(rows).toEqual([{ rerun }]);
+  });
+
   it('every claim has a newer run than any before', async () => {
     const runs: bigint[] = [];
     for (let round = 0; round < 3; round += 1) runs.push(BigInt(jobOf(await claim(await add())).run));

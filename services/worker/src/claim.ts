@@ -67,7 +67,8 @@ const MAX_INTERRUPTIONS = 10;
  *
  * Nothing of a database that is older than one this process has seen ($6, restore-watch.ts). Not while its queue is paused
  * (BullMQ may have forgotten), nor a row with a serial key before its turn. What was asked for
- * while the row waited is done by this run, which reads the world after the claim: it need not run again.
+ * while the row waited is done by this run, which reads the world after the claim: it need not run again. One that was
+ * cancelled only finds out about its call, so what was asked for since is still to be done.
  *
  * A crash after the commit leaves an active row with a lease that runs out: the redelivery claims it again.
  */
@@ -99,7 +100,7 @@ const CLAIM = /* sql */ `
   claimed as (
     update outbox.jobs j
     set state = 'active', run = nextval('outbox.run'), attempt = c.attempt + (not c.interrupted)::int,
-        interruptions = c.interruptions_now, rerun = false, locked_by = $3,
+        interruptions = c.interruptions_now, rerun = j.rerun and j.cancel_requested_at is not null, locked_by = $3,
         locked_until = clock_timestamp() + $4 * interval '1 ms', started_at = clock_timestamp(),
         published_at = coalesce(j.published_at, clock_timestamp()),
         published_epoch = coalesce(j.published_epoch, (select q.epoch from outbox.queues q where q.name = j.queue)),

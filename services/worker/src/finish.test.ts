@@ -94,7 +94,7 @@ describe('a run after which the row comes back', () => {
     expect(row).toMatchObject({ finishedMs: null, lastError: 'Error: provider on fire' });
     expect(row.dueMs).toBeGreaterThan(row.nowMs + 2 * MINUTE - 5 * SECOND);
     expect(row.dueMs).toBeLessThanOrEqual(row.nowMs + 2 * MINUTE);
-    expect(result).toEqual({ kind: 'finished', scheduledMs: row.dueMs });
+    expect(result).toEqual({ kind: 'finished', scheduledMs: row.dueMs, cancelRequested: false });
     expect(await attempts(job)).toMatchObject([{ attempt: 2, outcome: 'retried', error: 'Error: provider on fire' }]);
   });
 
@@ -110,7 +110,7 @@ describe('a run after which the row comes back', () => {
     expect(row).toMatchObject({ state: 'published', attempt: 1, lockedBy: null, finishedMs: null });
     expect(row.dueMs).toBeGreaterThan(row.nowMs + delayMs - 5 * SECOND);
     expect(row.dueMs).toBeLessThanOrEqual(row.nowMs + delayMs);
-    expect(result).toEqual({ kind: 'finished', scheduledMs: row.dueMs });
+    expect(result).toEqual({ kind: 'finished', scheduledMs: row.dueMs, cancelRequested: false });
     expect(await attempts(job)).toMatchObject([{ attempt: 2, outcome: ending.kind }]);
   });
 });

@@ -45,7 +45,7 @@ const FINISH = /* sql */ `
     from held h
     join ended e on e.id = h.id
     where j.id = h.id
-    returning j.id, j.scheduled_at, h.cancelled
+    returning j.id, j.scheduled_at, h.cancelled, j.cancel_requested_at is not null as cancel_requested
   ),
   noted as (
     insert into outbox.attempts (job_id, run, attempt, worker, started_at, outcome, reason, error)
@@ -56,7 +56,8 @@ const FINISH = /* sql */ `
     join ended e on e.id = h.id
   )
   select
-    e.id, e.run, f.id is not null as finished, coalesce(f.cancelled, false) as cancelled, j.reason as "rowReason",
+    e.id, e.run, f.id is not null as finished, coalesce(f.cancelled, false) as cancelled,
+    coalesce(f.cancel_requested, false) as "cancelRequested", j.reason as "rowReason",
     coalesce(j.run = e.run and j.state = 'active', false) as held,
     extract(epoch from coalesce(f.scheduled_at, j.scheduled_at))::float8 * 1000 as "scheduledMs",
     a.outcome as "earlierOutcome", a.reason as "earlierReason"
@@ -70,6 +71,7 @@ interface FinishRow {
   run: string;
   finished: boolean;
   cancelled: boolean;
+  cancelRequested: boolean;
   rowReason: string | null;
   held: boolean;
   scheduledMs: number;
@@ -87,14 +89,15 @@ export interface FinishRequest {
 }
 
 /**
- * - `finished`: written by this call. `scheduledMs` (epoch, database clock) says when a retried or parked row is due.
+ * - `finished`: written by this call. `scheduledMs` (epoch, database clock) says when a retried or parked row is due;
+ *   `cancelRequested`, that a cancel committed before it.
  * - `otherwise`: it was ended otherwise than asked; `outcome` and `reason` say how. Either an earlier call did it whose
  *   answer got lost, or the row was cancelled and does not come back.
  * - `busy`: another transaction has the row locked; ask again.
  * - `lost`: another run holds the row.
  */
 export type FinishResult =
-  | { kind: 'finished'; scheduledMs: number }
+  | { kind: 'finished'; scheduledMs: number; cancelRequested: boolean }
   | { kind: 'otherwise'; scheduledMs: number; outcome: string; reason: string | null }
   | { kind: 'busy' }
   | { kind: 'lost' };
@@ -111,7 +114,9 @@ export async function finishAll(db: Queryable, requests: FinishRequest[]): Promi
     if (row?.finished && row.cancelled) {
       return { kind: 'otherwise', scheduledMs: row.scheduledMs, outcome: 'cancelled', reason: row.rowReason };
     }
-    if (row?.finished) return { kind: 'finished', scheduledMs: row.scheduledMs };
+    if (row?.finished) {
+      return { kind: 'finished', scheduledMs: row.scheduledMs, cancelRequested: row.cancelRequested };
+    }
     if (row?.earlierOutcome) {
       const { scheduledMs, earlierOutcome: outcome, earlierReason: reason } = row;
       return { kind: 'otherwise', scheduledMs, outcome, reason };

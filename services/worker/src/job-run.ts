@@ -2,6 +2,7 @@ import {
   enqueue,
   isConnectionError,
   isContention,
+  JobCancelledError,
   LeaseLostError,
   withTransaction,
   type JobContext,
@@ -87,7 +88,8 @@ export class JobRun implements JobContext {
   /**
    * Domain writes first, the fence last, one transaction: they happen exactly once, or another run does them. Repeated
    * after a held lock or a broken connection; if the connection broke after the commit, the repetition finds the row
-   * ended by this very run and is rolled back.
+   * ended by this very run and is rolled back. A cancel that committed before wins: what a completed job would write is
+   * rolled back, what a skipped one notes is not.
    */
   complete: JobContext['complete'] = async (write) => {
     if (this.#completing) throw new Error('complete was called twice');
@@ -125,6 +127,10 @@ export class JobRun implements JobContext {
     const [result] = await finishAll(client, [{ job: this.#job, ending, progress: this.unwrittenProgress }]);
     switch (result?.kind) {
       case 'finished':
+        // The world may even look as before (paused and resumed): this run was not to change it any more.
+        if (result.cancelRequested && ending.kind === 'completed') {
+          throw new JobCancelledError(`Job ${this.#job.id} was cancelled; what it wrote is rolled back.`);
+        }
         return result;
       case 'otherwise':
         throw new EndedEarlierError(result);

@@ -858,6 +858,27 @@ describe.each(['redis', 'postgres'] as const)('on the %s backend', (kind) => {
     });
   });
 
+  describe('a run of a job that was cancelled before it', () => {
+    it.each([
+      ['completing', 'rolls back what it wrote, and ends cancelled', done(), 'cancelled', []],
+      ['skipping', 'keeps what it noted', skipped('stopped'), 'skipped', ['noted']],
+    ] as const)('%s %s', async (_how, _what, outcome, state, facts) => {
+      const bundle = await start();
+      await bundle.startWorker('worker', (context) =>
+        context.complete(async (tx) => {
+          await tx.query("insert into public.facts values ('noted')");
+          return outcome;
+        }),
+      );
+      const id = await addRow(bundle.pool, { state: 'active', leaseInMs: -1 * SECOND });
+      await requestCancel(bundle.pool, id);
+      await bundle.publish(id);
+      await untilBullMq(bundle, `${id}-1`, 'completed');
+      expect(await readRow(bundle.pool, id)).toMatchObject({ state });
+      expect(await bundle.facts()).toEqual(facts);
+    });
+  });
+
   describe('a worker that stops', () => {
     it('hands its jobs back with their attempt, and another worker runs them', async () => {
       const bundle = await start();
