@@ -30,6 +30,7 @@ const CREATE_LOGIN = /* sql */ `
   create role ${SERVICE_LOGIN} login noinherit password '${SERVICE_PASSWORD}';
   grant outbox_bridge, outbox_worker, outbox_api to ${SERVICE_LOGIN}`;
 
+const BRIDGE_SETTINGS = { SWEEP_INTERVAL: '5s' };
 const WORKER_SETTINGS = { LEASE: '3s', STALLED_INTERVAL: '1s', SMS_TIMEOUT_MS: '1000', DRAIN: '2s' };
 
 /** More messages than any run sends. */
@@ -187,7 +188,7 @@ function envOf(role: Role, { port, databaseUrl, redisUrl, smsUrl }: Addresses): 
   };
   switch (role) {
     case 'bridge':
-      return { ...shared, HEALTH_PORT: String(port) };
+      return { ...shared, ...BRIDGE_SETTINGS, HEALTH_PORT: String(port) };
     case 'worker':
       return { ...shared, ...WORKER_SETTINGS, HEALTH_PORT: String(port), SMS_SIMULATOR_URL: smsUrl };
     case 'api':

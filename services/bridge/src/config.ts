@@ -1,4 +1,4 @@
-import { envDuration, envInteger, envPort, HOUR, SECOND, sharedSettings, withQueueBackend } from '@outbox/core';
+import { envDuration, envInteger, envPort, HOUR, MINUTE, SECOND, sharedSettings, withQueueBackend } from '@outbox/core';
 import { z } from 'zod';
 
 /** Settings of the bridge; `.env.example` is written from these descriptions. */
@@ -11,6 +11,9 @@ export const bridgeSettings = withQueueBackend(
     POLL_INTERVAL: envDuration(10, 1 * SECOND)
       .default(1 * SECOND)
       .describe('Longest sleep between two looks at the outbox, e.g. 1s'),
+    SWEEP_INTERVAL: envDuration(1 * SECOND, 1 * HOUR)
+      .default(1 * MINUTE)
+      .describe('How often the bridge looks for changes that the triggers could not capture, e.g. 1m'),
     WAKE_UP: z
       .enum(['listen', 'poll'], { error: 'must be listen or poll' })
       .default('listen')

@@ -60,7 +60,7 @@ await runService({
     });
     const reconciler = new Reconciler({ pool, backend, queues: queueNames(), log });
     const pruner = new Pruner(pool, log);
-    const sweeper = new Sweeper(pool, log);
+    const sweeper = new Sweeper({ pool, everyMs: settings.SWEEP_INTERVAL, log });
     await reconciler.start();
     loop.start();
     pruner.start();

@@ -1,4 +1,4 @@
-import { MINUTE, type Logger, type Pool } from '@outbox/core';
+import type { Logger, Pool } from '@outbox/core';
 import { families } from '@outbox/jobs';
 import { z } from 'zod';
 
@@ -37,26 +37,26 @@ export async function sweepOnce(pool: Pool, name: string): Promise<Swept | undef
   return { healed, failed, error, more };
 }
 
-const SWEEP_EVERY_MS = 1 * MINUTE;
-
 /** Enough for what an hour without captures leaves; and a rule that never finds an end would not keep us at it. */
 const MOST_CALLS = 100;
 
-/** Heals once a minute what the families' triggers missed. */
+/** Heals every `everyMs` what the families' triggers missed. */
 export class Sweeper {
   readonly #pool: Pool;
+  readonly #everyMs: number;
   readonly #log: Logger;
   #timer: NodeJS.Timeout | undefined;
   #sweeping: Promise<void> = Promise.resolve();
   #stopped = false;
 
-  constructor(pool: Pool, log: Logger) {
+  constructor({ pool, everyMs, log }: { pool: Pool; everyMs: number; log: Logger }) {
     this.#pool = pool;
+    this.#everyMs = everyMs;
     this.#log = log;
   }
 
   start(): void {
-    this.#timer = setInterval(() => (this.#sweeping = this.sweep()), SWEEP_EVERY_MS);
+    this.#timer = setInterval(() => (this.#sweeping = this.sweep()), this.#everyMs);
   }
 
   async stop(): Promise<void> {
