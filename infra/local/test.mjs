@@ -3,13 +3,13 @@
  * Node and npm; everything it lacks it installs, a Redis with the system's package manager. The last line says
  * `N passed, N failed`, and the exit code is Jest's.
  */
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { isInstalled } from './is-installed.mjs';
-
-const root = join(import.meta.dirname, '../..');
+import { provideRedis } from './provide-redis.mjs';
+import { fail, root, run, step } from './steps.mjs';
 
 installDependencies();
 build();
@@ -29,47 +29,6 @@ function build() {
   if (!run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-b', 'tsconfig.build.json'])) {
     fail('The build failed: see the errors above.');
   }
-}
-
-async function provideRedis() {
-  if (process.env.REDIS_URL) return step('Using the Redis that REDIS_URL names');
-  const { findRedisServer } = await import('./dist/index.js');
-  const found = await findRedisServer();
-  if (found) return step(`Using ${found}`);
-  installRedis();
-  if (!(await findRedisServer())) {
-    fail(
-      'The tests need a real Redis (or Valkey) 6.2 or newer, and it could not be installed here.\n' +
-        'Install the package redis-server, redis or valkey, or set REDIS_URL=redis://host:6379, and run npm test again.',
-    );
-  }
-}
-
-/** Tries the package managers this machine has, and of each the packages that may hold a Redis. */
-function installRedis() {
-  const aptGet = ['env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get'];
-  const managers = {
-    'apt-get': [
-      [...aptGet, 'update', '-q'],
-      [...aptGet, 'install', '-q', '-y', '--no-install-recommends', 'redis-server'],
-    ],
-    apk: [['apk', 'add', '--no-cache', 'redis']],
-    dnf: [['sh', '-c', 'dnf install -y redis || dnf install -y valkey']],
-    pacman: [['pacman', '-Sy', '--noconfirm', '--needed', 'valkey']],
-    brew: [['brew', 'install', 'redis']],
-  };
-  for (const [manager, commands] of Object.entries(managers)) {
-    if (spawnSync('sh', ['-c', `command -v ${manager}`]).status !== 0) continue;
-    step(`Installing Redis with ${manager}`);
-    // Homebrew refuses root; the others need it. -n: fail rather than ask for a password.
-    const asRoot = manager === 'brew' || process.getuid?.() === 0 ? [] : ['sudo', '-n'];
-    const done = commands.map((command) => run(...split([...asRoot, ...command])));
-    if (done.at(-1)) return;
-  }
-}
-
-function split([command, ...args]) {
-  return [command, args];
 }
 
 /** Resolves with Jest's exit code. */
@@ -98,17 +57,4 @@ function printCounts(file, code) {
     // Jest ended before it could count.
     console.log('0 passed, 1 failed');
   }
-}
-
-function run(command, args) {
-  return spawnSync(command, args, { cwd: root, stdio: 'inherit' }).status === 0;
-}
-
-function step(text) {
-  console.log(`› ${text}`);
-}
-
-function fail(text) {
-  console.error(text);
-  process.exit(1);
 }
