@@ -12,7 +12,7 @@ drop function if exists outbox.enqueue_many(text, jsonb);
 -- claim it before), and if it turns out to be claimed already, it no longer holds the key and we insert after all.
 -- Of a job that is unique while it is open, the running row still holds the key. With rerun => true (what a trigger says:
 -- the world has changed) it is run once more when it has ended; without (a person's request) its id is the answer. One that
--- is about to end because it was cancelled is run once more for either.
+-- is about to end because it was cancelled, running or waiting to find out about its call, is run once more for either.
 -- The caller's idempotency key is stronger: the same key gives the same row, whatever became of it, also when that row
 -- was somebody else's to begin with.
 create or replace function outbox.enqueue(
@@ -90,7 +90,7 @@ begin
       if found then return; end if;
     end if;
 
-    select j.id, j.state = 'active' and (enqueue.rerun or j.cancel_requested_at is not null)
+    select j.id, j.cancel_requested_at is not null or (j.state = 'active' and enqueue.rerun)
     into enqueue.id, runs_again
     from outbox.jobs j
     where j.name = enqueue.name and j.key = enqueue.key and j.holds_key

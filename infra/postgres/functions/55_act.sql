@@ -45,13 +45,18 @@ begin
   select t.unique_mode <> 'none' and job.key is not null into holds_key
   from outbox.job_types t
   where t.name = job.name;
-  begin
-    return outbox.begin_again(job, clock_timestamp(), 0, coalesce(holds_key, false));
-  exception when unique_violation then
-    select j.id into other from outbox.jobs j where j.name = job.name and j.key = job.key and j.holds_key;
-    raise exception 'Job % does the same: its key "%" is taken.', other, job.key
-      using errcode = 'OB005', detail = other::text, hint = 'Wait for that job, or cancel it.';
-  end;
+  loop
+    begin
+      return outbox.begin_again(job, clock_timestamp(), 0, coalesce(holds_key, false));
+    exception when unique_violation then
+      select j.id into other from outbox.jobs j where j.name = job.name and j.key = job.key and j.holds_key;
+      if found then
+        raise exception 'Job % does the same: its key "%" is taken.', other, job.key
+          using errcode = 'OB005', detail = other::text, hint = 'Wait for that job, or cancel it.';
+      end if;
+      -- The other let go of the key between the two statements: it is free, try again.
+    end;
+  end loop;
 end $$;
 
 -- The row, locked until the end of the transaction.

@@ -36,7 +36,7 @@ begin
   changed as (
     update outbox.jobs j
     set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()),
-        reason = cancel_jobs.reason,
+        reason = case when o.is_new then cancel_jobs.reason else j.reason end,
         rerun = false,
         state = case when o.ends_later then j.state else 'cancelled' end,
         finished_at = case when not o.ends_later then clock_timestamp() end,

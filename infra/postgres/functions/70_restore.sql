@@ -3,19 +3,28 @@
 --
 -- Jobs that were open in the restored state may have run in the lost time, and made calls that the ledger does not know:
 -- their runs ask the provider before they call (restored_from, restored_at). Numbers given out in the lost time are not
--- given out again: a worker that still holds one must not match.
+-- given out again: a worker that still holds one must not match. While a job may still run that was there at an earlier
+-- restore, the time lost then stays part of what is unknown.
 create or replace function outbox.resume_after_restore(counter bigint) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform setval('outbox.run', s.last_value + 1000000000) from outbox.run s;
-  perform setval(pg_get_serial_sequence('outbox.jobs', 'id'), greatest((select max(j.id) from outbox.jobs j), 0) + 1000000000);
-  perform setval(pg_get_serial_sequence('outbox.effects', 'id'), greatest((select max(e.id) from outbox.effects e), 0) + 1000000000);
+  perform setval(s.name, nextval(s.name) + 1000000000)
+  from (
+    values
+      ('outbox.run'::regclass),
+      (pg_get_serial_sequence('outbox.jobs', 'id')::regclass),
+      (pg_get_serial_sequence('outbox.effects', 'id')::regclass)
+  ) as s (name);
 
   update outbox.meta m
   set restore_counter = greatest(m.restore_counter, resume_after_restore.counter) + 1,
       restored_from = case
-        when m.restored_at > m.counted_at - interval '1 hour' then least(m.restored_from, m.counted_at)
+        when exists (
+          select from outbox.jobs j
+          where j.created_at < m.restored_at and (j.finished_at is null or j.state = 'failed')
+        )
+        then least(m.restored_from, m.counted_at)
         else m.counted_at
       end,
       restored_at = clock_timestamp(),

@@ -158,3 +158,76 @@ describe('a waiting row with a call that may have been carried out', () => {
     expect(await readRow(id)).toMatchObject({ state: 'cancelled', ended: true, removed: true });
   });
 });
+
+describe('a cancel of many', () => {
+  const CANCEL = `select outbox.cancel_jobs(ids => $1, reason => $2)::int as cancelled`;
+
+  async function cancelJobs(ids: string[], reason = 'test'): Promise<number> {
+    const { rows } = await database.pool.query<{ cancelled: number }>(CANCEL, [ids, reason]);
+    return rows[0]?.cancelled ?? 0;
+  }
+
+  test('by several at once, in whatever order they name the rows, deadlocks nobody and counts each row once', async () => {
+    const added = await Promise.all(Array.from({ length: 40 }, () => addRow()));
+    const ids = added.map(({ id }) => id);
+    const keys = added.map(({ key }) => key);
+    const orders = [ids, [...ids].reverse(), [...ids.slice(20), ...ids.slice(0, 20)]];
+    const byKeys = `select outbox.cancel_many(names => $1, keys => $2, reason => 'test')::int as cancelled`;
+    const counts = await Promise.all([
+      ...[...orders, ...orders].map((order) => cancelJobs(order)),
+      ...[keys, [...keys].reverse()].map(async (order) => {
+        const { rows } = await database.pool.query<{ cancelled: number }>(byKeys, [[JOB], order]);
+        return rows[0]?.cancelled ?? 0;
+      }),
+    ]);
+    expect(counts.reduce((sum, count) => sum + count, 0)).toBe(40);
+    for (const id of ids) expect(await readRow(id)).toMatchObject({ state: 'cancelled', removed: true });
+  });
+
+  test('locks rows in the order of their ids, also when they are named in another: two cancels wait, and end', async () => {
+    const [low, high] = [await addRow(), await addRow()];
+    const [first, second] = [await begin(), await begin()];
+    await first.query(LOCK, [low.id]);
+    const waiting = second.query(CANCEL, [[high.id, low.id], 'second']);
+    await waitFor(isWaitedFor);
+    // Had the second begun with the higher row, this would be a deadlock.
+    await first.query(CANCEL, [[high.id], 'first']);
+    await first.query('commit');
+    expect((await waiting).rows).toEqual([{ cancelled: 1 }]);
+    await second.query('commit');
+  });
+
+  test('sees the call that a row began while the cancel waited for another row', async () => {
+    const [low, high] = [await addRow(), await addRow()];
+    const other = await begin();
+    await other.query(LOCK, [low.id]);
+    const cancelled = cancelJobs([low.id, high.id]);
+    await waitFor(isWaitedFor);
+    await database.pool.query(CLAIM, [high.id]);
+    await database.pool.query(START_CALL, [high.id]);
+    await database.pool.query(RETRY, [high.id]);
+    await other.query('rollback');
+    expect(await cancelled).toBe(2);
+    expect(await readRow(low.id)).toMatchObject({ state: 'cancelled', ended: true });
+    expect(await readRow(high.id)).toMatchObject({ state: 'published', asked: true, ended: false });
+  });
+
+  test('leaves what has ended as it ended, and of what is cancelled already the first reason', async () => {
+    const [ended, running] = [await addRow(), await addRow()];
+    await database.pool.query(CLAIM, [ended.id]);
+    await database.pool.query(END, [ended.id]);
+    await database.pool.query(CLAIM, [running.id]);
+    expect(await cancelJobs([ended.id, running.id], 'first')).toBe(1);
+    await database.pool.query('update outbox.jobs set rerun = true where id = $1', [running.id]);
+    expect(await cancelJobs([ended.id, running.id], 'second')).toBe(0);
+    const { rows } = await database.pool.query('select state, reason, rerun from outbox.jobs where id = $1', [
+      running.id,
+    ]);
+    expect(rows).toEqual([{ state: 'active', reason: 'first', rerun: false }]);
+    expect(await readRow(ended.id)).toMatchObject({ state: 'completed' });
+  });
+
+  test('of nothing cancels nothing', async () => {
+    expect(await cancelJobs([])).toBe(0);
+  });
+});
