@@ -178,10 +178,13 @@ describe('redrive', () => {
     await expect(redrive(id)).rejects.toMatchObject({ code: 'OB004' });
   });
 
-  test.each([[[]], [['publish']], [['claim']]] as const)('is OB004 for an open job (after %j)', async (changes) => {
-    const { id } = await rows.add(await rows.addType(), {}, ...(changes as ('publish' | 'claim')[]));
-    await expect(redrive(id)).rejects.toMatchObject({ code: 'OB004' });
-  });
+  test.each<[('publish' | 'claim')[]]>([[[]], [['publish']], [['claim']]])(
+    'is OB004 for an open job (after %j)',
+    async (changes) => {
+      const { id } = await rows.add(await rows.addType(), {}, ...changes);
+      await expect(redrive(id)).rejects.toMatchObject({ code: 'OB004' });
+    },
+  );
 
   test('of one job by two people at once happens once', async () => {
     const { id } = await rows.add(await rows.addType(), {}, 'claim', 'failed');

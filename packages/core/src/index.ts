@@ -1,3 +1,4 @@
+export * from './by-hand.ts';
 export * from './config.ts';
 export * from './database-clock.ts';
 export * from './define-job.ts';
@@ -9,6 +10,7 @@ export * from './installation.ts';
 export * from './job-handler.ts';
 export * from './listen.ts';
 export * from './logger.ts';
+export * from './mask-phones.ts';
 export * from './micro-batch.ts';
 export * from './outcome.ts';
 export * from './postgres.ts';

@@ -8,7 +8,9 @@ import type { ApiSettings } from './config.ts';
 import { BOARD_PATH, loginRoutes, requireLogin, sessions, type LoginSettings } from './login.ts';
 import { handleErrors, ProblemError, sendProblem, unknownRoute } from './problem.ts';
 import { logRequests } from './request-log.ts';
+import { effectRoutes } from './routes/effects.ts';
 import { jobRoutes, type JobRoutesDependencies } from './routes/jobs.ts';
+import { queueRoutes } from './routes/queues.ts';
 import { securityHeaders } from './security-headers.ts';
 
 export interface AppDependencies extends JobRoutesDependencies {
@@ -33,7 +35,7 @@ export function createApp({ settings, log, checks, queues, ...jobs }: AppDepende
   app.use('/api', neverStored, limitRequests(settings.RATE_LIMIT_PER_MINUTE));
   app.use('/api', requireCaller([serviceKeyAuthentication(settings.SERVICE_KEYS)]));
   app.use('/api', express.json({ limit: MAX_BODY }));
-  app.use(jobRoutes(jobs));
+  app.use(jobRoutes(jobs), effectRoutes(jobs), queueRoutes(jobs));
 
   app.use('/admin', sessions(settings));
   app.use(loginRoutes(settings, log));

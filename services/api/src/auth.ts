@@ -1,5 +1,6 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
-import type { Request, RequestHandler } from 'express';
+import type { Actor } from '@outbox/core';
+import type { Request, RequestHandler, Response } from 'express';
 import { ProblemError } from './problem.ts';
 
 /** Who is calling. A service may do everything. */
@@ -24,6 +25,12 @@ export function requireCaller(authentications: Authenticate[]): RequestHandler {
     response.locals.caller = caller;
     next();
   };
+}
+
+/** What the audit keeps of the caller, who has been let in. Service keys have no names. */
+export function actorOf(response: Response): Actor {
+  const { kind } = response.locals.caller as Caller;
+  return { name: kind, role: kind };
 }
 
 function credentialOf(request: Request): string | undefined {

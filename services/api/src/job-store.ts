@@ -1,5 +1,4 @@
-import type { Queryable } from '@outbox/core';
-import { maskPhones, maskPhonesIn } from './mask-phones.ts';
+import { maskPhones, maskPhonesIn, type Queryable } from '@outbox/core';
 
 /** A row of outbox.jobs as the API shows it. */
 export interface JobRecord {
@@ -23,6 +22,8 @@ export interface JobRecord {
   createdAt: Date;
   publishedAt: Date | null;
   startedAt: Date | null;
+  /** Set while the job is still to end as cancelled, and after that. */
+  cancelRequestedAt: Date | null;
   finishedAt: Date | null;
   lastError: string | null;
   reason: string | null;
@@ -50,26 +51,13 @@ export interface EffectRecord {
   settledAt: Date | null;
 }
 
-const RESOLVE_JOB_ID = /* sql */ `
-  select coalesce(
-    (select l.job_id from outbox.legacy_ids l where l.legacy_id = $1::uuid),
-    outbox.job_id($1::uuid)
-  ) as "outboxId"
-  limit 1`;
-
-/** The number behind a uuid of ours or of an imported row, else undefined. Whether such a row exists is not looked at. */
-export async function resolveJobId(db: Queryable, uuid: string): Promise<string | undefined> {
-  const { rows } = await db.query<{ outboxId: string | null }>(RESOLVE_JOB_ID, [uuid]);
-  return rows[0]?.outboxId ?? undefined;
-}
-
 const FIND_JOB = /* sql */ `
   select
     coalesce(l.legacy_id, outbox.job_uuid(j.id)) as id, j.id as "outboxId", j.name, j.queue, j.key, j.state, j.attempt,
     j.max_attempts as "maxAttempts", j.interruptions, j.generation, j.priority, j.payload, j.owner_id as "ownerId",
     j.scheduled_at as "scheduledAt", j.due_at as "dueAt", j.created_at as "createdAt",
-    j.published_at as "publishedAt", j.started_at as "startedAt", j.finished_at as "finishedAt",
-    j.last_error as "lastError", j.reason, j.result
+    j.published_at as "publishedAt", j.started_at as "startedAt",
+    j.cancel_requested_at as "cancelRequestedAt", j.finished_at as "finishedAt", j.last_error as "lastError", j.reason, j.result
   from outbox.jobs j
   left join outbox.legacy_ids l on l.job_id = j.id
   where j.id = $1

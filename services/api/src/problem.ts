@@ -1,4 +1,4 @@
-import { codeOf, isConnectionError, isContention, OutboxError, type Logger } from '@outbox/core';
+import { codeOf, isConnectionError, isContention, OutboxError, RefusedError, type Logger } from '@outbox/core';
 import type { ErrorRequestHandler, RequestHandler, Response } from 'express';
 import { z } from 'zod';
 
@@ -10,6 +10,7 @@ const KINDS = {
   forbidden: { status: 403, title: 'This is not allowed' },
   'not-found': { status: 404, title: 'There is nothing here' },
   'method-not-allowed': { status: 405, title: 'This cannot be done here' },
+  conflict: { status: 409, title: 'Its state does not allow this' },
   'too-large': { status: 413, title: 'The body is too large' },
   'unsupported-media-type': { status: 415, title: 'The body is in a format that is not understood' },
   'too-many-requests': { status: 429, title: 'Too many requests' },
@@ -111,6 +112,7 @@ export function sendProblem(response: Response, error: ProblemError): void {
 
 function toProblem(error: unknown): ProblemError {
   if (error instanceof ProblemError) return error;
+  if (error instanceof RefusedError) return refusedByOutbox(error);
   if (error instanceof z.core.$ZodError) return invalidRequest(fieldErrors(error));
   if (isContention(error)) {
     const detail = 'A transaction in progress holds a row that this request needs. Send it again.';
@@ -121,6 +123,13 @@ function toProblem(error: unknown): ProblemError {
     return new ProblemError('unavailable', detail, { cause: error, headers: { 'Retry-After': '5' } });
   }
   return refusedByExpress(error) ?? internalProblem(error);
+}
+
+/** What does not exist is 404, what its state does not allow 409. */
+function refusedByOutbox(error: RefusedError): ProblemError {
+  const isMissing = error.code.startsWith('no_such_');
+  const detail = error.hint === undefined ? error.message : `${error.message} ${error.hint}`;
+  return new ProblemError(isMissing ? 'not-found' : 'conflict', detail, { cause: error });
 }
 
 function internalProblem(cause: unknown): ProblemError {

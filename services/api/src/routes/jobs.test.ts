@@ -325,7 +325,7 @@ describe('GET /api/jobs/:id', () => {
       [
         ...['id', 'outboxId', 'name', 'queue', 'key', 'state', 'attempt', 'maxAttempts', 'interruptions', 'generation'],
         ...['priority', 'payload', 'ownerId', 'scheduledAt', 'dueAt', 'createdAt', 'publishedAt', 'startedAt'],
-        ...['finishedAt', 'lastError', 'reason', 'result'],
+        ...['cancelRequestedAt', 'finishedAt', 'lastError', 'reason', 'result'],
       ].sort(),
     );
   });

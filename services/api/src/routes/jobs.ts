@@ -1,24 +1,31 @@
 import {
+  actOnJob,
   codeOf,
   enqueue,
+  RefusedError,
+  resolveJobId,
   SQLSTATE,
   type Enqueued,
   type EnqueueRequest,
+  type JobAction,
   type JobDefinition,
+  type Pool,
   type Queryable,
 } from '@outbox/core';
 import express, { type Request, type Router } from 'express';
 import { z } from 'zod';
-import { findJob, listAttempts, listEffects, resolveJobId, type JobRecord } from '../job-store.ts';
+import { actorOf } from '../auth.ts';
+import { findJob, listAttempts, listEffects, type JobRecord } from '../job-store.ts';
 import { fieldErrors, invalidRequest, isDataException, ProblemError } from '../problem.ts';
+import { objectRule, optionalBody, sentence } from '../request-body.ts';
 
 export interface JobRoutesDependencies {
-  db: Queryable;
+  db: Pool;
   catalog: readonly JobDefinition[];
   findDefinition: (name: string) => JobDefinition | undefined;
 }
 
-/** `POST /api/jobs` and `GET /api/jobs/:id`, for callers who have been let in. */
+/** `POST /api/jobs`, `GET /api/jobs/:id` and what can be done to one job, for callers who have been let in. */
 export function jobRoutes(dependencies: JobRoutesDependencies): Router {
   const { db } = dependencies;
   const router = express.Router();
@@ -41,6 +48,16 @@ export function jobRoutes(dependencies: JobRoutesDependencies): Router {
     response.json({ job, attempts, effects });
   });
 
+  for (const [path, parse] of Object.entries(ACTIONS)) {
+    router.post(`/api/jobs/:id/${path}`, async (request, response) => {
+      const uuid = parseId(request.params.id);
+      const action = parse(optionalBody(request));
+      const { outboxId } = await requireJob(db, await resolveJobId(db, uuid));
+      await actOnJob(db, actorOf(response), outboxId, action).catch(namingTheOther(db));
+      response.json({ job: await requireJob(db, outboxId) });
+    });
+  }
+
   return router;
 }
 
@@ -53,19 +70,30 @@ const dateRule = 'must be a date and time with its offset, such as 2030-01-31T09
 /** Ids of any version: owners and imported rows bring their own. */
 const anyUuid = z.guid('must be a uuid');
 
+const instant = z.iso.datetime({ offset: true, error: dateRule }).transform((text) => new Date(text));
+
+const noBody = z.strictObject({}, objectRule);
+const cancelBody = z.strictObject({ reason: sentence(200).default('cancelled') }, objectRule);
+const rescheduleBody = z.strictObject({ scheduledAt: instant }, objectRule);
+
+/** By the end of their path: what the body of a request asks for. */
+const ACTIONS: Record<string, (body: unknown) => JobAction> = {
+  cancel: (body) => ({ kind: 'cancel', ...cancelBody.parse(body) }),
+  retry: (body) => ({ kind: 'retry', ...noBody.parse(body) }),
+  reschedule: (body) => ({ kind: 'reschedule', ...rescheduleBody.parse(body) }),
+  'run-now': (body) => ({ kind: 'run-now', ...noBody.parse(body) }),
+};
+
 const enqueueBody = z.strictObject(
   {
     name: z.string('must be the name of a job'),
     payload: z.record(z.string(), z.unknown(), 'must be an object'),
-    scheduledAt: z.iso
-      .datetime({ offset: true, error: dateRule })
-      .transform((text) => new Date(text))
-      .optional(),
+    scheduledAt: instant.optional(),
     priority: z.int(priorityRule).min(-MAX_PRIORITY, priorityRule).max(MAX_PRIORITY, priorityRule).optional(),
     maxAttempts: z.int(attemptsRule).min(1, attemptsRule).max(MAX_ATTEMPTS, attemptsRule).optional(),
     ownerId: anyUuid.optional(),
   },
-  'must be a JSON object, sent as application/json',
+  objectRule,
 );
 
 /** Printable ASCII, the space included. */
@@ -134,4 +162,14 @@ async function requireJob(db: Queryable, outboxId: string | undefined): Promise<
   const job = outboxId && (await findJob(db, outboxId));
   if (!job) throw new ProblemError('not-found', 'There is no job with this id; finished ones are removed in time.');
   return job;
+}
+
+/** Callers know jobs by their uuid: the one that holds the key is named by it. */
+function namingTheOther(db: Queryable): (error: unknown) => Promise<never> {
+  return async (error) => {
+    if (!(error instanceof RefusedError) || error.otherJobId === undefined) throw error;
+    const other = await findJob(db, error.otherJobId);
+    const detail = `Its key is taken: job ${other?.id ?? error.otherJobId} does the same. Wait for that one, or cancel it.`;
+    throw new ProblemError('conflict', detail, { cause: error });
+  };
 }
