@@ -13,13 +13,13 @@ FROM base AS deps
 COPY --from=manifests /app ./
 RUN --mount=type=cache,target=/root/.npm \
     npm ci --omit=dev --omit=optional --ignore-scripts \
-      -w services/bridge -w services/worker -w services/api -w infra/postgres -w simulators
+      -w services/bridge -w services/worker -w services/api -w packages/cli -w infra/postgres -w simulators
 
 FROM base AS build
 COPY --from=manifests /app ./
 RUN --mount=type=cache,target=/root/.npm npm ci --omit=optional --ignore-scripts
 COPY . .
-RUN npx tsc -b services/bridge services/worker services/api infra/postgres simulators demo
+RUN npx tsc -b services/bridge services/worker services/api packages/cli infra/postgres simulators demo
 # What runs: compiled code, the package.json that names it, and the SQL files that migrate reads.
 RUN mkdir /runtime \
     && find . -path '*/node_modules' -prune -o -path ./packages/testing -prune -o -path ./infra/local -prune \

@@ -8,9 +8,19 @@ import tseslint from 'typescript-eslint';
 const zones = [
   {
     target: './packages/core',
-    from: ['./packages/jobs', './services', './infra', './simulators', './demo', './chaos', './bench'],
+    from: [
+      './packages/jobs',
+      './packages/cli',
+      './services',
+      './infra',
+      './simulators',
+      './demo',
+      './chaos',
+      './bench',
+    ],
   },
-  { target: './packages/jobs', from: ['./services', './infra', './demo', './chaos', './bench'] },
+  { target: './packages/jobs', from: ['./packages/cli', './services', './infra', './demo', './chaos', './bench'] },
+  { target: './packages/cli', from: ['./services', './infra', './demo', './chaos', './bench'] },
   {
     target: './services/bridge',
     from: ['./services/worker', './services/api', './infra', './demo', './chaos', './bench'],
@@ -29,7 +39,7 @@ const zones = [
 ];
 
 /** Test helpers and simulators must not ship: only tests, the demo and benchmarks reach them. */
-const productionCode = ['packages/{core,jobs}/src/**/*.ts', 'services/*/src/**/*.ts', 'infra/postgres/src/**/*.ts'];
+const productionCode = ['packages/{core,jobs,cli}/src/**/*.ts', 'services/*/src/**/*.ts', 'infra/postgres/src/**/*.ts'];
 
 export default defineConfig(
   { ignores: ['**/dist/', '**/node_modules/', '.outbox/'] },
@@ -63,7 +73,7 @@ export default defineConfig(
     },
   },
   {
-    files: ['services/bridge/src/**/*.ts', 'services/api/src/**/*.ts'],
+    files: ['services/bridge/src/**/*.ts', 'services/api/src/**/*.ts', 'packages/cli/src/**/*.ts'],
     rules: {
       'no-restricted-imports': [
         'error',

@@ -1,0 +1,50 @@
+/** What a cell may hold; instants are printed in UTC. */
+export type Cell = string | number | boolean | Date | null | undefined;
+
+const EMPTY = '–';
+const WIDEST_CELL = 60;
+
+/** Prints records: as one JSON array for programs, as a table with these columns for people. */
+export function printRecords<Name extends string>(
+  records: readonly Record<Name, Cell>[],
+  columns: Record<Name, string>,
+  { json = false, none }: { json?: boolean | undefined; none: string },
+): void {
+  if (json) print(JSON.stringify(records, null, 2));
+  else if (records.length === 0) print(none);
+  else print(tableOf(records, columns));
+}
+
+/** One object for programs, or a sentence for people. */
+export function printResult(result: Record<string, unknown>, sentence: string, json = false): void {
+  print(json ? JSON.stringify(result, null, 2) : sentence);
+}
+
+export function print(text: string): void {
+  process.stdout.write(`${text}\n`);
+}
+
+function tableOf<Name extends string>(records: readonly Record<Name, Cell>[], columns: Record<Name, string>): string {
+  const names = Object.keys(columns) as Name[];
+  const rows = [
+    names.map((name) => columns[name]),
+    ...records.map((record) => names.map((name) => toText(record[name]))),
+  ];
+  const widths = names.map((_name, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
+  return rows
+    .map((row) =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
+}
+
+/** In one line and no control characters: what a provider said must not move a cursor. */
+function toText(value: Cell): string {
+  if (value === null || value === undefined || value === '') return EMPTY;
+  const text = value instanceof Date ? value.toISOString() : String(value);
+  const line = text.replaceAll(/[\p{Cc}\s]+/gu, ' ');
+  return line.length > WIDEST_CELL ? `${line.slice(0, WIDEST_CELL - 1)}…` : line;
+}
