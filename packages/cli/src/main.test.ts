@@ -364,6 +364,7 @@ describe('doctor', () => {
     });
     expect(of('effects')).toMatchObject({ status: 'look', detail: expect.stringContaining('1 unknown') as string });
     expect(of('queues')).toMatchObject({ status: 'look', detail: 'paused: reminders, by ada (quiet)' });
+    expect((await outbox(['doctor'], withRedis())).stdout).toContain('delete its row of outbox.captures and migrate\n');
     expect(of('restore')).toMatchObject({ status: 'look', detail: expect.stringContaining('still open') as string });
   });
 

@@ -26,25 +26,29 @@ export function print(text: string): void {
 
 function tableOf<Name extends string>(records: readonly Record<Name, Cell>[], columns: Record<Name, string>): string {
   const names = Object.keys(columns) as Name[];
-  const rows = [
-    names.map((name) => columns[name]),
-    ...records.map((record) => names.map((name) => toText(record[name]))),
-  ];
-  const widths = names.map((_name, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
-  return rows
+  const head = names.map((name) => columns[name]);
+  const rows = [head, ...records.map((record) => names.map((name) => toText(record[name])))];
+  const last = names.length - 1;
+  const texts = rows.map((row) => row.map((text, column) => (column === last ? text : shorten(text))));
+  const widths = names.map((_name, column) => Math.max(...texts.map((row) => row[column]?.length ?? 0)));
+  return texts
     .map((row) =>
       row
-        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .map((text, column) => text.padEnd(widths[column] ?? 0))
         .join('  ')
         .trimEnd(),
     )
     .join('\n');
 }
 
-/** In one line and no control characters: what a provider said must not move a cursor. */
+/** In one line and without control characters: what a provider said must not move a cursor. */
 function toText(value: Cell): string {
   if (value === null || value === undefined || value === '') return EMPTY;
   const text = value instanceof Date ? value.toISOString() : String(value);
-  const line = text.replaceAll(/[\p{Cc}\s]+/gu, ' ');
-  return line.length > WIDEST_CELL ? `${line.slice(0, WIDEST_CELL - 1)}…` : line;
+  return text.replaceAll(/[\p{Cc}\s]+/gu, ' ');
+}
+
+/** Of every column but the last, which says why and what to do. */
+function shorten(text: string): string {
+  return text.length > WIDEST_CELL ? `${text.slice(0, WIDEST_CELL - 1)}…` : text;
 }
