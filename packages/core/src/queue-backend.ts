@@ -45,6 +45,12 @@ export async function connectQueueBackend(
 /** A hung Redis must not hold the bridge's transaction: a command that takes longer has failed. */
 const PRODUCER_COMMAND_TIMEOUT_MS = 1 * SECOND;
 
+/**
+ * A connection of a worker that waits for an answer so long is half-open: it is thrown away, and what was asked is asked
+ * again on a new one. Longer than BullMQ lets Redis hold an answer back (10 s, and a second until it asks again).
+ */
+const CONSUMER_SILENCE_MS = 12 * SECOND;
+
 async function connectRedisBackend(
   url: string,
   prefix: string,
@@ -59,7 +65,7 @@ async function connectRedisBackend(
   await firstConnection(producer, url);
   producer.on('error', onError);
 
-  const consumer = new Redis(url, { maxRetriesPerRequest: null });
+  const consumer = new Redis(url, { maxRetriesPerRequest: null, socketTimeout: CONSUMER_SILENCE_MS });
   consumer.on('error', onError);
 
   return {

@@ -86,6 +86,19 @@ it('silence keeps connections, old and new, and lets nothing through; afterwards
   await waitFor(() => expect(accepted[2]?.destroyed).toBe(true));
 });
 
+it('only what is open now can be silenced, too; new connections work', async () => {
+  const old = await open();
+  await waitFor(() => expect(accepted).toHaveLength(1));
+  proxy.silenceOpen();
+  old.socket.write('old');
+  const fresh = await open();
+  fresh.socket.write('new');
+  await waitFor(() => expect(fresh.heard()).toBe('new'));
+  expect(accepted[0]?.bytesRead).toBe(0);
+  await proxy.restore();
+  await waitFor(() => expect(old.heard()).toBe('old'));
+});
+
 it('a delay holds each way back by so much and keeps the order', async () => {
   const { socket, heard } = await open();
   proxy.delay(40);

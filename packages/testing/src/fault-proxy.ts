@@ -13,6 +13,8 @@ export interface FaultProxy {
    * has hung up. What was held back arrives late, as after a network that lost packets for a while.
    */
   silence(): void;
+  /** The same for the connections that are open now; new ones work. */
+  silenceOpen(): void;
   /** Whatever arrives is passed on after `ms` milliseconds, in order, until `restore`. */
   delay(ms: number): void;
   /** The server's next answer that contains `text` gets lost, and its connection with it. */
@@ -62,6 +64,7 @@ export async function startFaultProxy(target: string): Promise<FaultProxy> {
     cut,
     interrupt,
     silence: () => void (weather.silent = true),
+    silenceOpen: () => connections.forEach((connection) => connection.silence()),
     delay: (ms) => void (weather.delayMs = ms),
     loseNextAnswer: (text) => void (weather.lostAnswer = text),
     restore: async () => {
@@ -102,14 +105,23 @@ class Connection {
     this.onEnd();
   }
 
+  silence(): void {
+    for (const direction of this.#directions) direction.silent = true;
+  }
+
   resume(): void {
-    for (const direction of this.#directions) direction.pass();
+    for (const direction of this.#directions) {
+      direction.silent = false;
+      direction.pass();
+    }
   }
 }
 
 /** Passes on what one end says, as the weather allows, and in the end that it has hung up. */
 class Direction {
   onEnd: () => void = () => undefined;
+  /** Whatever the weather of the others. */
+  silent = false;
   readonly #from: Socket;
   readonly #to: Socket;
   readonly #weather: Weather;
@@ -144,7 +156,7 @@ class Direction {
   pass(): void {
     clearTimeout(this.#timer);
     const { silent, delayMs } = this.#weather;
-    if (silent) return;
+    if (silent || this.silent) return;
     for (let next = this.#held[0]; next; next = this.#held[0]) {
       const waitMs = delayMs > 0 ? next.at + delayMs - performance.now() : 0;
       if (waitMs > 0) {

@@ -57,10 +57,12 @@ export class ErrorBackoff {
     else this.#tell(err, now);
   }
 
-  /** A job was taken. */
+  /** A job was taken. It may have been under way when the wait began, and proves as much. */
   worked(): void {
     this.#errors = [];
-    if (this.#state === 'trying') this.#recover();
+    if (this.#state === 'well') return;
+    this.#recover();
+    this.#onChange();
   }
 
   stop(): void {

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { SECOND, type DatabaseClock, type Logger, type QueueBackend } from '@outbox/core';
 import type { Job, Worker } from 'bullmq';
 import { ErrorBackoff } from './error-backoff.ts';
@@ -16,6 +17,10 @@ const UNDECIDED_RETRY_MS = 1 * SECOND;
 
 const FOLLOW_EVERY_MS = 1 * SECOND;
 
+/** When a job has ended, BullMQ is told so within this time, or not at all: its row says how it ended. */
+const ANSWER_MS = 3 * SECOND;
+const IDLE_CHECK_MS = 50;
+
 export interface WorkersOptions {
   backend: QueueBackend;
   queues: readonly string[];
@@ -23,7 +28,7 @@ export interface WorkersOptions {
   /** BullMQ's lock lasts as long as the row's lease. */
   leaseMs: number;
   stalledIntervalMs: number;
-  clock: DatabaseClock;
+  clock: Pick<DatabaseClock, 'trustworthy' | 'offsetMs'>;
   restores: Pick<RestoreWatch, 'restored'>;
   run: (job: Job, token: string | undefined) => Promise<unknown>;
   log: Logger;
@@ -65,12 +70,40 @@ export class Workers {
     this.#timer = setInterval(() => this.#follow(), FOLLOW_EVERY_MS);
   }
 
-  /** Takes no more jobs and waits for those in hand. */
+  /**
+   * Takes no more jobs and waits for those in hand. BullMQ's own close can wait without end while Redis is away: it is then
+   * forced, and in no case waited for long once no job is in hand.
+   */
   async close(): Promise<void> {
     this.#closing = true;
     clearInterval(this.#timer);
     for (const { backoff } of this.#lanes) backoff.stop();
-    await Promise.all(this.#lanes.map(({ worker }) => worker.close()));
+    const closed = new AbortController();
+    const closing = this.#closeAll(closed.signal);
+    await Promise.race([closing, this.#untilIdle(2 * ANSWER_MS, closed.signal)]);
+    closed.abort();
+  }
+
+  async #closeAll(stop: AbortSignal): Promise<void> {
+    const workers = this.#lanes.map(({ worker }) => worker);
+    const isAway = await this.#options.backend.ping().then(
+      () => false,
+      () => true,
+    );
+    if (isAway) {
+      await Promise.all(workers.map((worker) => worker.pause(true)));
+      await this.#untilIdle(ANSWER_MS, stop);
+    }
+    await Promise.all(workers.map((worker) => worker.close(isAway)));
+  }
+
+  /** Resolves once no job has been in hand for `forMs`. */
+  async #untilIdle(forMs: number, stop: AbortSignal): Promise<void> {
+    let idleSince = performance.now();
+    while (!stop.aborted && performance.now() - idleSince < forMs) {
+      await sleep(IDLE_CHECK_MS);
+      if (this.#lanes.some(({ running }) => running > 0)) idleSince = performance.now();
+    }
   }
 
   /** For the watchdog. */
