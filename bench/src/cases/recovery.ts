@@ -197,7 +197,8 @@ async function compare({ pool, backend }: Stage): Promise<{ jobs: number; lost: 
   for (const name of QUEUES) {
     const queue = queueOf(backend, name);
     const inLists = await queue.getRanges(['wait', 'prioritized', 'delayed', 'active'], 0, -1);
-    const open = await backend.openJobs(name, inLists);
+    const places = await backend.placesOf(name, inLists);
+    const open = new Set(inLists.filter((id) => places.get(id) === 'open'));
     const { rows } = await pool.query<{ id: string }>(
       "select id || '-' || generation as id from outbox.jobs where finished_at is null and queue = $1",
       [name],

@@ -8,6 +8,7 @@ export * from './errors.ts';
 export * from './health-server.ts';
 export * from './installation.ts';
 export * from './job-handler.ts';
+export type { JobPlace, WaitingPage } from './job-places.ts';
 export * from './listen.ts';
 export * from './logger.ts';
 export * from './mask-phones.ts';

@@ -3,6 +3,14 @@ import { Redis } from 'ioredis';
 import pg from 'pg';
 import { SECOND } from './durations.ts';
 import { UnavailableError } from './errors.ts';
+import {
+  placesInPostgres,
+  placesInRedis,
+  waitingInPostgres,
+  waitingInRedis,
+  type JobPlace,
+  type WaitingPage,
+} from './job-places.ts';
 import type { SharedSettings } from './config.ts';
 
 /** What the processor of a worker is tuned with; the connection is the backend's business. */
@@ -24,12 +32,28 @@ export interface QueueBackend {
    */
   readEpoch(queue: string): Promise<string | undefined>;
   writeEpoch(queue: string, epoch: string): Promise<void>;
-  /** Of these BullMQ job ids, those that the backend still means to run (present, and neither completed nor failed). */
-  openJobs(queue: string, jobIds: string[]): Promise<Set<string>>;
+  /** What the backend has of each of these BullMQ jobs, as of one instant each. */
+  placesOf(queue: string, jobIds: string[]): Promise<Map<string, JobPlace>>;
+  /** Up to `limit` of the jobs that wait in a queue, from `cursor` on; the first page without one. */
+  waitingJobs(queue: string, cursor: string | undefined, limit: number): Promise<WaitingPage>;
+  /**
+   * The highest number `writeCounter` was given, kept outside of any queue's data: undefined when there is none, and always
+   * for a backend that lives in the database which it is to be compared with.
+   */
+  readCounter(): Promise<string | undefined>;
+  /** Keeps the number unless it has seen a higher one. */
+  writeCounter(counter: string): Promise<void>;
+  /** Bytes in use and allowed; undefined when nothing is limited. */
+  memory(): Promise<Memory | undefined>;
   /** Rejects when the backend does not answer. */
   ping(): Promise<void>;
   /** Closes every connection; queues and workers are closed by who made them, before. */
   close(): Promise<void>;
+}
+
+export interface Memory {
+  usedBytes: number;
+  maxBytes: number;
 }
 
 /** Connects, or throws `UnavailableError`. `onError` receives connection errors for the life of the backend. */
@@ -81,7 +105,12 @@ async function connectRedisBackend(
     writeEpoch: async (queue, epoch) => {
       await producer.hset(queueKey(prefix, queue, 'meta'), EPOCH_FIELD, epoch);
     },
-    openJobs: (queue, jobIds) => openJobsInRedis(producer, (type) => queueKey(prefix, queue, type), jobIds),
+    placesOf: (queue, jobIds) => placesInRedis(producer, (part) => queueKey(prefix, queue, part), jobIds),
+    waitingJobs: (queue, cursor, limit) =>
+      waitingInRedis(producer, (part) => queueKey(prefix, queue, part), cursor, limit),
+    readCounter: async () => (await producer.get(counterKey(prefix))) ?? undefined,
+    writeCounter: async (counter) => void (await producer.eval(RAISE_COUNTER, 1, counterKey(prefix), counter)),
+    memory: async () => memoryOf(await producer.info('memory')),
     ping: async () => void (await producer.ping()),
     close: () => {
       producer.disconnect();
@@ -98,18 +127,18 @@ function queueKey(prefix: string, queue: string, type: string): string {
   return `${queuePrefix(prefix, queue)}:${queue}:${type}`;
 }
 
-async function openJobsInRedis(redis: Redis, key: (type: string) => string, jobIds: string[]): Promise<Set<string>> {
-  const pipeline = redis.pipeline();
-  for (const id of jobIds) pipeline.exists(key(id)).zscore(key('completed'), id).zscore(key('failed'), id);
-  const answers = (await pipeline.exec()) ?? [];
-  const isOpen = (_id: string, index: number) => {
-    const [exists, completed, failed] = answers.slice(index * 3, index * 3 + 3).map(([error, value]) => {
-      if (error) throw error;
-      return value;
-    });
-    return exists === 1 && completed === null && failed === null;
-  };
-  return new Set(jobIds.filter(isOpen));
+function counterKey(prefix: string): string {
+  return `${prefix}:restore`;
+}
+
+/** Bridges write side by side: an older number must not replace a newer one. Exact up to 2^53. */
+const RAISE_COUNTER = `
+  if tonumber(ARGV[1]) > tonumber(redis.call('GET', KEYS[1]) or '0') then redis.call('SET', KEYS[1], ARGV[1]) end`;
+
+function memoryOf(info: string): Memory | undefined {
+  const bytes = (field: string) => Number(new RegExp(`^${field}:(\\d+)`, 'm').exec(info)?.[1] ?? 0);
+  const maxBytes = bytes('maxmemory');
+  return maxBytes === 0 ? undefined : { usedBytes: bytes('used_memory'), maxBytes };
 }
 
 /** One hash tag a queue: on Redis Cluster a queue lives on one shard, and queues spread over shards. */
@@ -183,13 +212,11 @@ async function connectPostgresBackend(url: string, onError: (error: Error) => vo
         [queue, EPOCH_FIELD, epoch],
       );
     },
-    openJobs: async (queue, jobIds) => {
-      const { rows } = await pool.query<{ id: string }>(
-        "select id from bullmq.job where queue = $1 and id = any ($2) and state not in ('completed', 'failed')",
-        [queue, jobIds],
-      );
-      return new Set(rows.map(({ id }) => id));
-    },
+    placesOf: (queue, jobIds) => placesInPostgres(pool, queue, jobIds),
+    waitingJobs: (queue, cursor, limit) => waitingInPostgres(pool, queue, cursor, limit),
+    readCounter: () => Promise.resolve(undefined),
+    writeCounter: () => Promise.resolve(),
+    memory: () => Promise.resolve(undefined),
     ping: async () => void (await pool.query('select 1')),
     close: () => pool.end(),
   };

@@ -1,5 +1,7 @@
 import { connectQueueBackend, enqueue, SECOND, type Pool, type QueueBackend, type SharedSettings } from '@outbox/core';
-import type { Queue } from 'bullmq';
+import { runMigrations, type Queue } from 'bullmq';
+import pg from 'pg';
+import { createQueues } from './queues.ts';
 
 /** A job of the catalogue with no priorities; rows without a key are never duplicates. */
 export const JOB = 'reminder_24h';
@@ -81,29 +83,40 @@ export interface Queues {
 }
 
 /** The queue backend as the bridge connects to it, and the queue of `JOB`. */
-export async function openQueues(redisUrl: string, prefix: string): Promise<Queues> {
-  const settings: SharedSettings = {
-    DATABASE_URL: 'postgres://not-used',
-    OUTBOX_INSTANCE: 'test',
-    QUEUE_BACKEND: 'redis',
-    REDIS_URL: redisUrl,
-    QUEUE_PREFIX: prefix,
-    LOG_LEVEL: 'error',
-  };
-  const backend = await connectQueueBackend(settings, () => undefined);
-  const queues = new Map<string, Queue>();
-  const queueOf = (name: string) => {
-    const queue = queues.get(name) ?? backend.createQueue(name);
-    queues.set(name, queue);
-    return queue;
-  };
-  const queue = queueOf(QUEUE);
+export function openQueues(redisUrl: string, prefix: string): Promise<Queues> {
+  return openQueuesOf({ QUEUE_BACKEND: 'redis', REDIS_URL: redisUrl, QUEUE_PREFIX: prefix });
+}
+
+/** The same on BullMQ's PostgreSQL backend, whose tables are made first. */
+export async function openPostgresQueues(databaseUrl: string): Promise<Queues> {
+  const client = new pg.Client({ connectionString: databaseUrl });
+  await client.connect();
+  await runMigrations(client);
+  await client.end();
+  return openQueuesOf({ QUEUE_BACKEND: 'postgres', DATABASE_URL: databaseUrl });
+}
+
+async function openQueuesOf(settings: Partial<SharedSettings>): Promise<Queues> {
+  const backend = await connectQueueBackend(
+    {
+      DATABASE_URL: 'postgres://not-used',
+      OUTBOX_INSTANCE: 'test',
+      QUEUE_BACKEND: 'redis',
+      REDIS_URL: undefined,
+      QUEUE_PREFIX: 'test',
+      LOG_LEVEL: 'error',
+      ...settings,
+    },
+    () => undefined,
+  );
+  const queues = createQueues(backend);
+  const queue = queues.queueOf(QUEUE);
   await queue.waitUntilReady();
   const close = async () => {
-    await Promise.all([...queues.values()].map((each) => each.close()));
+    await queues.close();
     await backend.close();
   };
-  return { backend, queue, queueOf, close };
+  return { backend, queue, queueOf: queues.queueOf, close };
 }
 
 type AddBulk = Queue['addBulk'];

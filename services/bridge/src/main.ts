@@ -10,13 +10,21 @@ import {
   startHealthServer,
 } from '@outbox/core';
 import { queueNames } from '@outbox/jobs';
-import type { Queue } from 'bullmq';
 import { bridgeSettings } from './config.ts';
 import { Pruner } from './prune.ts';
-import { Reconciler } from './reconcile.ts';
-import { PublishLoop, writePublishWindow } from './publish-loop.ts';
+import { applyPauses, readPause, setPaused } from './pauses.ts';
+import { PublishLoop } from './publish-loop.ts';
+import { PublishWindow } from './publish-window.ts';
+import { createQueues } from './queues.ts';
+import { Reconciler } from './reconciler.ts';
+import { Repeater } from './repeater.ts';
+import { RestoreGuard } from './restore-guard.ts';
 import { Sweeper } from './sweep.ts';
 import { WakeUp } from './wake-up.ts';
+
+const COUNT_EVERY_MS = 1 * SECOND;
+const APPLY_PAUSES_EVERY_MS = SECOND / 2;
+const ADAPT_WINDOW_EVERY_MS = 1 * SECOND;
 
 await runService({
   name: 'bridge',
@@ -33,17 +41,19 @@ await runService({
     });
     await assertPostgresReachable(pool, url);
     await assertInstallation(pool, settings);
-    await writePublishWindow(pool, settings.PUBLISH_WINDOW);
 
     const backend = await connectQueueBackend(settings, (err) => log.warn({ err }, 'queue backend error'));
-    const queues = new Map<string, Queue>();
-    const queueOf = (name: string) => {
-      const queue = queues.get(name) ?? backend.createQueue(name);
-      queues.set(name, queue);
-      return queue;
-    };
-    queueNames().forEach(queueOf);
+    const queues = createQueues(backend);
+    const { queueOf } = queues;
+    const names = queueNames();
+    names.forEach(queueOf);
 
+    const guard = new RestoreGuard({ pool, backend, log });
+    const heldBy = () => guard.problem;
+    const window = new PublishWindow({ pool, backend, configuredMs: settings.PUBLISH_WINDOW, log });
+    await window.begin();
+    const prepare = async (name: string) => setPaused(queueOf(name), await readPause(pool, name));
+    const reconciler = new Reconciler({ pool, backend, queues: names, prepare, heldBy, log });
     const wakeUp = settings.WAKE_UP === 'listen' ? new WakeUp({ url, role, log }) : undefined;
     const loop = new PublishLoop({
       pool,
@@ -51,32 +61,47 @@ await runService({
       limit: settings.PUBLISH_BATCH,
       wakeUp,
       pollMs: settings.POLL_INTERVAL,
+      heldBy,
+      fullBecause: () => window.problem,
       log,
     });
+    const pruner = new Pruner({ pool, heldBy, log });
+    const sweeper = new Sweeper({ pool, everyMs: settings.SWEEP_INTERVAL, heldBy, log });
+    const repeat = (everyMs: number, failure: string, work: () => Promise<void>) =>
+      new Repeater({ everyMs, log, failure, work });
+    const counting = repeat(COUNT_EVERY_MS, 'restore counter not compared', () => guard.look());
+    const pauses = repeat(APPLY_PAUSES_EVERY_MS, 'pauses not applied', () =>
+      applyPauses({ pool, queues: names, queueOf, log }),
+    );
+    const adapting = repeat(ADAPT_WINDOW_EVERY_MS, 'publish window not adapted', () => window.adapt());
+
     const health = await startHealthServer(settings.HEALTH_PORT, {
       postgres: async () => void (await pool.query('select 1')),
       queues: async () => void (await backend.ping()),
-      publish: () => Promise.resolve(loop.problem),
+      restore: () => Promise.resolve(guard.problem),
+      publish: () => Promise.resolve(window.problem ?? loop.problem),
     });
-    const reconciler = new Reconciler({ pool, backend, queues: queueNames(), log });
-    const pruner = new Pruner(pool, log);
-    const sweeper = new Sweeper({ pool, everyMs: settings.SWEEP_INTERVAL, log });
+    // In this order: nothing is done before it is known that it may be, nor added to a queue that runs what it must not.
+    await counting.start();
+    await adapting.start();
+    await pauses.start();
     await reconciler.start();
     loop.start();
-    pruner.start();
-    sweeper.start();
+    void pruner.start();
+    void sweeper.start();
 
     return [
       { name: 'sweeping', deadlineMs: 10 * SECOND, stop: () => sweeper.stop() },
       { name: 'pruning', deadlineMs: 10 * SECOND, stop: () => pruner.stop() },
       { name: 'reconciling', deadlineMs: 10 * SECOND, stop: () => reconciler.stop() },
       { name: 'publishing', deadlineMs: 10 * SECOND, stop: () => loop.stop() },
-      { name: 'health server', deadlineMs: 1 * SECOND, stop: () => closeServer(health, 0) },
       {
-        name: 'queues',
+        name: 'looking after the queue backend',
         deadlineMs: 5 * SECOND,
-        stop: () => Promise.all([...queues.values()].map((queue) => queue.close())),
+        stop: () => Promise.all([counting.stop(), pauses.stop(), adapting.stop()]),
       },
+      { name: 'health server', deadlineMs: 1 * SECOND, stop: () => closeServer(health, 0) },
+      { name: 'queues', deadlineMs: 5 * SECOND, stop: () => queues.close() },
       {
         name: 'connections',
         deadlineMs: 5 * SECOND,

@@ -1,4 +1,5 @@
 import { MINUTE, type Logger, type Pool } from '@outbox/core';
+import { Repeater } from './repeater.ts';
 
 /** Small enough that a delete is over in milliseconds and never meets a worker's statement for long. */
 const BATCH = 500;
@@ -51,37 +52,46 @@ export async function pruneBatch(pool: Pool): Promise<number> {
 
 const PRUNE_EVERY_MS = 1 * MINUTE;
 
+export interface PrunerOptions {
+  pool: Pool;
+  /** Says why nothing may be deleted now; undefined when all is well. */
+  heldBy: () => string | undefined;
+  log: Logger;
+}
+
 /** Prunes once a minute, batch after batch until nothing is left to prune. */
 export class Pruner {
-  readonly #pool: Pool;
-  readonly #log: Logger;
-  #timer: NodeJS.Timeout | undefined;
-  #pruning: Promise<void> = Promise.resolve();
+  readonly #options: PrunerOptions;
+  readonly #repeater: Repeater;
   #stopped = false;
 
-  constructor(pool: Pool, log: Logger) {
-    this.#pool = pool;
-    this.#log = log;
+  constructor(options: PrunerOptions) {
+    this.#options = options;
+    const { log } = options;
+    this.#repeater = new Repeater({
+      everyMs: PRUNE_EVERY_MS,
+      log,
+      failure: 'prune failed',
+      work: () => this.#prune(),
+    });
   }
 
-  start(): void {
-    this.#timer = setInterval(() => (this.#pruning = this.#prune()), PRUNE_EVERY_MS);
+  /** The first time is at once: resolves when it is over. */
+  async start(): Promise<void> {
+    await this.#repeater.start();
   }
 
   async stop(): Promise<void> {
     this.#stopped = true;
-    clearInterval(this.#timer);
-    await this.#pruning;
+    await this.#repeater.stop();
   }
 
   async #prune(): Promise<void> {
-    try {
-      let total = 0;
-      for (let pruned = BATCH; pruned === BATCH && !this.#stopped; total += pruned)
-        pruned = await pruneBatch(this.#pool);
-      if (total > 0) this.#log.info({ pruned: total }, 'finished rows pruned');
-    } catch (err) {
-      this.#log.warn({ err }, 'prune failed');
+    const { pool, heldBy, log } = this.#options;
+    let total = 0;
+    for (let pruned = BATCH; pruned === BATCH && !this.#stopped && heldBy() === undefined; total += pruned) {
+      pruned = await pruneBatch(pool);
     }
+    if (total > 0) log.info({ pruned: total }, 'finished rows pruned');
   }
 }

@@ -1,7 +1,8 @@
 import { HOUR, MINUTE, SECOND } from '@outbox/core';
 import { captureLogs, createTestDatabase, createTestPrefix, waitFor } from '@outbox/testing';
 import { addRow, addRows, countStates, createGate, interceptAdd, openQueues, readRow } from './bridge.fixture.ts';
-import { PublishLoop, writePublishWindow } from './publish-loop.ts';
+import { PublishLoop } from './publish-loop.ts';
+import { writePublishWindow } from './publish-window.ts';
 import { WakeUp } from './wake-up.ts';
 
 const LISTENER = 'outbox bridge listen';
@@ -14,11 +15,17 @@ async function setup({ pollMs = 1 * SECOND, listen = true } = {}) {
   const { queue, queueOf, ...queues } = await openQueues(redisUrl, prefix);
   const { log, lines } = captureLogs();
   const wakeUp = listen ? new WakeUp({ url, role: undefined, log }) : undefined;
-  const loop = new PublishLoop({ pool, queueOf, limit: 100, wakeUp, pollMs, log });
+  const held: { by?: string } = {};
+  const loop = new PublishLoop({
+    ...{ pool, queueOf, limit: 100, wakeUp, pollMs, log },
+    heldBy: () => held.by,
+    fullBecause: () => undefined,
+  });
   return {
     pool,
     queue,
     loop,
+    held,
     lines,
     /** Asleep: connected and without the lock that tells writers that it looks by itself. */
     untilAsleep: async () => {
@@ -130,6 +137,40 @@ it('goes on after errors of Redis and says so meanwhile', async () => {
   await waitFor(() => expect(loop.problem).toBeUndefined());
   expect(lines).toContainEqual(expect.objectContaining({ level: 'error', msg: 'publish failed' }));
   expect(lines).toContainEqual(expect.objectContaining({ level: 'info', msg: 'rows published', published: 1 }));
+});
+
+it('does nothing while it is held, says why, and goes on afterwards', async () => {
+  const { pool, queue, loop, held, untilPublished } = await start();
+  const id = await addRow(pool, { dueInMs: 1 * HOUR });
+  await untilPublished(1);
+  held.by = 'restored';
+  await waitFor(() => expect(loop.problem).toBe('restored'));
+  await pool.query('insert into outbox.removals (queue, job_id, generation) values ($1, $2, 1)', [queue.name, id]);
+  await addRow(pool);
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  expect(await countStates(pool)).toEqual({ pending: 1, published: 1 });
+  expect(await queue.getJob(`${id}-1`)).toBeDefined();
+
+  delete held.by;
+  await untilPublished(2);
+  expect(loop.problem).toBeUndefined();
+  await waitFor(async () => expect(await queue.getJob(`${id}-1`)).toBeUndefined());
+});
+
+it('publishes what has piled up by priority, then by the time it was due', async () => {
+  const bundle = await setup();
+  open.push(bundle);
+  const rows = Array.from({ length: 150 }, (_, n) => ({ dueInMs: -1_000 * ((n * 37) % 150) - 1, priority: n % 3 }));
+  const ids = await Promise.all(rows.map((row) => addRow(bundle.pool, row)));
+  await bundle.pool.query('analyze outbox.jobs, outbox.ready');
+  bundle.loop.start();
+  await bundle.untilPublished(150);
+
+  const inOrder = rows
+    .map((row, at) => ({ ...row, id: ids[at] }))
+    .sort((a, b) => b.priority - a.priority || a.dueInMs - b.dueInMs)
+    .map(({ id }) => `${id}-1`);
+  expect((await bundle.queue.getWaiting()).map(({ id }) => id)).toEqual(inOrder);
 });
 
 it('takes a cancelled job out of BullMQ within a moment, also while asleep', async () => {

@@ -1,5 +1,5 @@
 import { setTimeout as wait } from 'node:timers/promises';
-import { SECOND, type Logger, type Pool, type Queryable } from '@outbox/core';
+import { SECOND, type Logger, type Pool } from '@outbox/core';
 import { admitNext } from './admit.ts';
 import { publishBatch, type PublishOptions } from './publish.ts';
 import { carryOutRemovals } from './removals.ts';
@@ -19,8 +19,12 @@ const BRING_NEAR_EVERY_MS = 1 * SECOND;
 /** A cancelled job is out of BullMQ well within a second. */
 const REMOVE_EVERY_MS = 50;
 
-/** How often an awake bridge looks whose turn is next. */
+/** How often an awake bridge looks whose turn is next; less often when looking takes long. */
 const ADMIT_EVERY_MS = 20;
+const ADMIT_REST_FACTOR = 5;
+
+/** While it is held it looks this often whether it may go on. */
+const HELD_MS = 100;
 
 const BRING_NEAR = /* sql */ `
   update outbox.ready r
@@ -38,6 +42,10 @@ export interface PublishLoopOptions extends PublishOptions {
   /** Undefined behind a transaction pooler: then the bridge polls. */
   wakeUp: WakeUp | undefined;
   pollMs: number;
+  /** Says why nothing at all may be done now; undefined when all is well. */
+  heldBy: () => string | undefined;
+  /** Says why nothing may be added to the queue backend now; undefined when there is room. */
+  fullBecause: () => string | undefined;
   log: Logger;
 }
 
@@ -96,8 +104,15 @@ export class PublishLoop {
 
   /** One batch; returns how many rows it is done with. An error is logged and waited out: the rows stay where they are. */
   async #publish(): Promise<number> {
-    const { log } = this.#options;
-    await this.#remove();
+    const { log, heldBy, fullBecause } = this.#options;
+    const held = heldBy();
+    if (held === undefined) await this.#remove();
+    const reason = held ?? fullBecause();
+    if (reason !== undefined) {
+      this.problem = reason;
+      await this.#pause(HELD_MS);
+      return 0;
+    }
     try {
       await this.#bringNear();
       await this.#admit();
@@ -137,8 +152,9 @@ export class PublishLoop {
 
   async #admit(): Promise<void> {
     if (performance.now() < this.#admitAt) return;
+    const started = performance.now();
     const { nextInMs } = await admitNext(this.#pool);
-    this.#admitAt = performance.now() + ADMIT_EVERY_MS;
+    this.#admitAt = performance.now() + Math.max(ADMIT_EVERY_MS, ADMIT_REST_FACTOR * (performance.now() - started));
     this.#nextTurnAt = nextInMs === undefined ? Infinity : performance.now() + nextInMs;
   }
 
@@ -147,14 +163,4 @@ export class PublishLoop {
     await this.#pool.query(BRING_NEAR);
     this.#nearAt = performance.now() + BRING_NEAR_EVERY_MS;
   }
-}
-
-/** Tells enqueue how far ahead rows count as near. */
-export async function writePublishWindow(db: Queryable, windowMs: number): Promise<void> {
-  await db.query(
-    /* sql */ `
-    update outbox.meta set publish_window = $1 * interval '1 ms'
-    where publish_window <> $1 * interval '1 ms'`,
-    [windowMs],
-  );
 }

@@ -2,6 +2,7 @@ import { reached, withTransaction, type Pool, type PoolClient } from '@outbox/co
 import { findDefinition } from '@outbox/jobs';
 import type { Queue } from 'bullmq';
 import { addJobs, type BulkJob, type Refused } from './add-jobs.ts';
+import { setPaused } from './pauses.ts';
 import { toBullPriority } from './priority.ts';
 
 interface ReadyRow {
@@ -15,6 +16,8 @@ interface ReadyRow {
   priority: number;
   /** Of its queue, before the job is added: if BullMQ's data is lost while we publish, the row will not match. */
   epoch: string;
+  /** True while its queue is paused. */
+  paused: boolean;
   /** Epoch milliseconds, by the database's clock, as is `nowMs`. */
   dueMs: number;
   nowMs: number;
@@ -31,12 +34,13 @@ const PICK_READY = /* sql */ `
   )
   select
     p.job_id as "jobId", p.generation, coalesce(j.state = 'pending' and j.generation = p.generation, false) as current,
-    j.name, j.queue, j.payload, j.priority, q.epoch,
+    j.name, j.queue, j.payload, j.priority, q.epoch, q.paused_at is not null as paused,
     extract(epoch from j.scheduled_at)::float8 * 1000 as "dueMs",
     extract(epoch from clock_timestamp())::float8 * 1000 as "nowMs"
   from picked p
   left join outbox.jobs j on j.id = p.job_id
-  left join outbox.queues q on q.name = j.queue`;
+  left join outbox.queues q on q.name = j.queue
+  order by j.priority desc, j.scheduled_at, p.job_id`;
 
 const MARK_PUBLISHED = /* sql */ `
   with held as (
@@ -161,6 +165,8 @@ async function addToQueues(rows: ReadyRow[], queueOf: (name: string) => Queue): 
   const refused: Refused<ReadyRow>[] = [];
   for (const name of new Set(rows.map(({ queue }) => queue))) {
     const ofQueue = rows.filter(({ queue }) => queue === name);
+    // Data that was lost has lost the pause with it: nothing is added to a queue that would run what it must not.
+    if (ofQueue.some(({ paused }) => paused)) await setPaused(queueOf(name), true);
     refused.push(...(await addJobs(queueOf(name), ofQueue.map(toBulkJob))));
   }
   // Only next to a job that was accepted is a refusal the row's own; otherwise nothing says that the backend takes any.

@@ -1,6 +1,7 @@
 import type { Logger, Pool } from '@outbox/core';
 import { families } from '@outbox/jobs';
 import { z } from 'zod';
+import { Repeater } from './repeater.ts';
 
 const HAS_FUNCTION = /* sql */ `
   select exists (
@@ -40,48 +41,54 @@ export async function sweepOnce(pool: Pool, name: string): Promise<Swept | undef
 /** Enough for what an hour without captures leaves; and a rule that never finds an end would not keep us at it. */
 const MOST_CALLS = 100;
 
+export interface SweeperOptions {
+  pool: Pool;
+  everyMs: number;
+  /** Says why nothing may be changed now; undefined when all is well. */
+  heldBy: () => string | undefined;
+  log: Logger;
+}
+
 /** Heals every `everyMs` what the families' triggers missed. */
 export class Sweeper {
-  readonly #pool: Pool;
-  readonly #everyMs: number;
-  readonly #log: Logger;
-  #timer: NodeJS.Timeout | undefined;
-  #sweeping: Promise<void> = Promise.resolve();
+  readonly #options: SweeperOptions;
+  readonly #repeater: Repeater;
   #stopped = false;
 
-  constructor({ pool, everyMs, log }: { pool: Pool; everyMs: number; log: Logger }) {
-    this.#pool = pool;
-    this.#everyMs = everyMs;
-    this.#log = log;
+  constructor(options: SweeperOptions) {
+    this.#options = options;
+    const { everyMs, log } = options;
+    this.#repeater = new Repeater({ everyMs, log, failure: 'sweep failed', work: () => this.sweep() });
   }
 
-  start(): void {
-    this.#timer = setInterval(() => (this.#sweeping = this.sweep()), this.#everyMs);
+  /** The first time is at once: resolves when it is over. */
+  async start(): Promise<void> {
+    await this.#repeater.start();
   }
 
   async stop(): Promise<void> {
     this.#stopped = true;
-    clearInterval(this.#timer);
-    await this.#sweeping;
+    await this.#repeater.stop();
   }
 
   /** One round over all families. An error of one is logged and does not keep the others from it. */
   async sweep(): Promise<void> {
     for (const { name, sweep } of families) {
-      if (sweep === undefined) continue;
+      if (sweep === undefined || this.#options.heldBy() !== undefined) continue;
       await this.#sweepFamily(name, sweep).catch((err: unknown) =>
-        this.#log.warn({ family: name, err }, 'sweep failed'),
+        this.#options.log.warn({ family: name, err }, 'sweep failed'),
       );
     }
   }
 
   async #sweepFamily(family: string, name: string): Promise<void> {
+    const { pool, log } = this.#options;
     for (let call = 0; call < MOST_CALLS && !this.#stopped; call += 1) {
-      const swept = await sweepOnce(this.#pool, name);
+      const swept = await sweepOnce(pool, name);
       if (!swept) return;
       const { healed, failed, error, more } = swept;
-      if (Object.values(healed).some((count) => count > 0)) this.#log.warn({ family, ...healed }, 'missed rows healed');
-      if (failed > 0) this.#log.error({ family, failed, err: new Error(error ?? 'unknown') }, 'missed rows not healed');
+      if (Object.values(healed).some((count) => count > 0)) log.warn({ family, ...healed }, 'missed rows healed');
+      if (failed > 0) log.error({ family, failed, err: new Error(error ?? 'unknown') }, 'missed rows not healed');
       if (!more) return;
     }
   }

@@ -1,0 +1,130 @@
+import { SECOND, type Logger, type Pool, type QueueBackend } from '@outbox/core';
+import { followEpoch, takeBackOlder, type SeenEpochs } from './epochs.ts';
+import { lookThrough } from './look-through.ts';
+import { BEGINNING, findLost, takeBackLost } from './lost-jobs.ts';
+import { Repeater } from './repeater.ts';
+import { addRepaired, Findings, setDrift } from './repairs.ts';
+
+/**
+ * Keeps BullMQ in step with Postgres, for as long as the bridge runs. Postgres is right. Three nets, each for what the one
+ * before cannot see:
+ *
+ *   epochs   a queue's data is gone as a whole (epochs.ts)
+ *   overdue  a job should have run by now and has not: part of the data is gone, or somebody removed it (lost-jobs.ts)
+ *   look     everything else, in both directions, a thousand rows or jobs a second (look-through.ts)
+ */
+export interface ReconcilerOptions {
+  pool: Pool;
+  backend: QueueBackend;
+  queues: readonly string[];
+  /** Does what has to be done with a queue's new data before anything is published into it. */
+  prepare: (queue: string) => Promise<unknown>;
+  /** Says why nothing may be changed now; undefined when all is well. */
+  heldBy: () => string | undefined;
+  log: Logger;
+}
+
+/** A job due for so long and not run is looked for; shorter, it may just be waiting its turn. */
+const OVERDUE_MS = 15 * SECOND;
+const CHECK_OVERDUE_EVERY_MS = 5 * SECOND;
+const FOLLOW_EVERY_MS = SECOND / 2;
+const STEP_EVERY_MS = 1 * SECOND;
+
+/** Longer than any publish can be under way: its session is ended when it idles in its transaction for 30 s. */
+const STRAGGLERS_FOR_MS = 60 * SECOND;
+
+export class Reconciler {
+  readonly #options: ReconcilerOptions;
+  readonly #repeater: Repeater;
+  readonly #seen: SeenEpochs = new Map();
+  #overdueAt = 0;
+  #stepAt = 0;
+  #look: ReturnType<typeof lookThrough> | undefined;
+  /** What the faster nets have found since the last look at everything. */
+  #found: Findings;
+  /** Until when rows of an older epoch are looked for: after a change of epoch, and after our own start. */
+  #stragglersUntil = 0;
+
+  constructor(options: ReconcilerOptions) {
+    this.#options = options;
+    this.#found = new Findings(options.queues);
+    this.#repeater = new Repeater({
+      everyMs: FOLLOW_EVERY_MS,
+      log: options.log,
+      failure: 'reconcile failed',
+      work: () => this.#reconcile(),
+    });
+  }
+
+  /** Agrees on the epochs first: what is published from now on carries them. */
+  async start(): Promise<void> {
+    await this.#repeater.start();
+  }
+
+  async stop(): Promise<void> {
+    await this.#repeater.stop();
+  }
+
+  async #reconcile(): Promise<void> {
+    if (this.#options.heldBy() !== undefined) return;
+    await this.#followEpochs();
+    if (performance.now() > this.#overdueAt) await this.#checkOverdue();
+    if (performance.now() > this.#stepAt) await this.#step();
+  }
+
+  /** Stragglers are looked for at each change, and until a minute has passed without any. */
+  async #followEpochs(): Promise<void> {
+    const { pool, queues } = this.#options;
+    for (const queue of queues) {
+      if (await followEpoch(this.#options, queue, this.#seen)) this.#lookForStragglers();
+      if (performance.now() > this.#stragglersUntil) continue;
+      const found = new Findings(queues);
+      found.add(queue, 'epoch', await takeBackOlder(pool, queue));
+      if (found.total > 0) this.#lookForStragglers();
+      await this.#note('epoch', found);
+    }
+  }
+
+  #lookForStragglers(): void {
+    this.#stragglersUntil = performance.now() + STRAGGLERS_FOR_MS;
+  }
+
+  async #checkOverdue(): Promise<void> {
+    this.#overdueAt = performance.now() + CHECK_OVERDUE_EVERY_MS;
+    const { pool, queues } = this.#options;
+    const { lost } = await findLost(this.#options, { cursor: BEGINNING, withinMs: -OVERDUE_MS });
+    if (lost.length === 0) return;
+    // If everything was lost a moment ago, the epoch is raised first: taken back before, rows would be so twice.
+    await this.#followEpochs();
+    await this.#note('overdue', await takeBackLost(pool, queues, lost));
+  }
+
+  async #note(net: string, found: Findings): Promise<void> {
+    if (found.total === 0) return;
+    this.#found.addAll(found);
+    this.#options.log.warn({ net, returned: found.total }, 'lost jobs published again');
+    await addRepaired(this.#options.pool, found);
+  }
+
+  async #step(): Promise<void> {
+    this.#stepAt = performance.now() + STEP_EVERY_MS;
+    this.#look ??= lookThrough({ ...this.#options, dryRun: false, followEpochs: () => this.#followEpochs() });
+    try {
+      const step = await this.#look.next();
+      if (step.done) await this.#endLook(step.value);
+    } catch (error) {
+      this.#look = undefined;
+      throw error;
+    }
+  }
+
+  async #endLook(found: Findings): Promise<void> {
+    this.#look = undefined;
+    const { pool, queues, log } = this.#options;
+    const repairs = found.entries().filter((entry) => entry.found > 0);
+    if (repairs.length > 0) log.warn({ repairs }, 'differences between rows and BullMQ repaired');
+    found.addAll(this.#found);
+    await setDrift(pool, found);
+    this.#found = new Findings(queues);
+  }
+}
