@@ -32,7 +32,14 @@ async function fill(backend: QueueBackend) {
   await queue.add('any', {}, { jobId: 'is-waiting' });
   await queue.add('any', {}, { jobId: 'is-delayed', delay: 3_600_000 });
   await queue.add('any', {}, { jobId: 'is-prioritized', priority: 7 });
-  return { queue, close: () => Promise.all([release(), worker.close(), queue.close()]) };
+  return {
+    queue,
+    close: async () => {
+      release();
+      await worker.close();
+      await queue.close();
+    },
+  };
 }
 
 const PLACES = {

@@ -57,8 +57,10 @@ async function setup(kind: QueueBackend['kind']) {
 let bridge: Awaited<ReturnType<typeof setup>>;
 afterEach(() => bridge.close());
 
-async function repairs(pool: Pool) {
-  const { rows } = await pool.query('select class, drift, repaired::int from outbox.repairs where repaired > 0');
+async function repairs(pool: Pool): Promise<unknown[]> {
+  const { rows } = await pool.query<Record<string, unknown>>(
+    'select class, drift, repaired::int from outbox.repairs where repaired > 0',
+  );
   return rows;
 }
 
