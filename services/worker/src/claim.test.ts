@@ -130,6 +130,28 @@ describe('later', () => {
     expect(await read(id)).toMatchObject({ run: before.run, interruptions: 0, lockedBy: 'earlier worker' });
   });
 
+  it('a row of a paused queue whose worker died: 5 s later, and not run', async () => {
+    const id = await add({ state: 'active', leaseInMs: -1 * SECOND });
+    const { rows } = await bundle.pool.query<{ queue: string }>(
+      `insert into outbox.queues (name, paused_at, paused_by)
+       select queue, now(), 'ada' from outbox.jobs where id = $1
+       on conflict (name) do update set paused_at = now(), paused_by = 'ada'
+       returning name as queue`,
+      [id],
+    );
+    try {
+      const verdict = await claim(id);
+
+      expect(verdict).toMatchObject({ kind: 'later', reason: 'paused' });
+      const { nowMs, interruptions } = await read(id);
+      expect(instantOf(verdict) - nowMs).toBeGreaterThan(3 * SECOND);
+      expect(instantOf(verdict) - nowMs).toBeLessThanOrEqual(5 * SECOND);
+      expect(interruptions).toBe(0);
+    } finally {
+      await bundle.pool.query('select outbox.resume_queue(name => $1)', [rows[0]?.queue]);
+    }
+  });
+
   it('a row that a transaction has locked: a moment later, and the rest of the batch runs', async () => {
     const [busy, ...others] = [await add(), await add(), await add()];
     await withTransaction(bundle.pool, async (business) => {

@@ -229,6 +229,10 @@ function verdictOf(delivery: Delivery, rows: ClaimRow[]): Verdict {
         ? { kind: 'later', atMs: row.scheduledMs, reason: 'not_due' }
         : { kind: 'later', atMs: row.nowMs + BUSY_RETRY_MS, reason: 'busy' };
     case 'active':
+      // Its lease is over, and only the pause keeps it from being claimed; a held one comes back when its lease ends.
+      if (row.paused && (row.lockedUntilMs ?? 0) <= row.nowMs) {
+        return { kind: 'later', atMs: row.nowMs + PAUSED_RETRY_MS, reason: 'paused' };
+      }
       return { kind: 'later', atMs: Math.max(row.lockedUntilMs ?? 0, row.nowMs + BUSY_RETRY_MS), reason: 'leased' };
     default:
       return { kind: 'drop', reason: 'finished' };
