@@ -12,14 +12,15 @@ export interface RowRequest {
   dueInMs?: number;
   priority?: number;
   payload?: Record<string, unknown>;
+  serialKey?: string;
 }
 
 /** Adds one row the way everybody does, and returns its id. */
-export async function addRow(pool: Pool, { dueInMs = -1 * SECOND, priority, payload = {} }: RowRequest = {}) {
+export async function addRow(pool: Pool, { dueInMs = -1 * SECOND, payload = {}, ...rest }: RowRequest = {}) {
   const { rows } = await pool.query<{ at: Date }>(`select clock_timestamp() + $1 * interval '1 ms' as at`, [dueInMs]);
   const scheduledAt = rows[0]?.at;
   if (!scheduledAt) throw new Error('Postgres does not say what time it is');
-  const { id } = await enqueue(pool, JOB, { payload, scheduledAt, ...(priority === undefined ? {} : { priority }) });
+  const { id } = await enqueue(pool, JOB, { payload, scheduledAt, ...rest });
   return id;
 }
 
