@@ -83,33 +83,25 @@ export interface Queues {
   close(): Promise<void>;
 }
 
-/** The queue backend as the bridge connects to it, and the queue of `JOB`. */
-export function openQueues(redisUrl: string, prefix: string): Promise<Queues> {
-  return openQueuesOf({ QUEUE_BACKEND: 'redis', REDIS_URL: redisUrl, QUEUE_PREFIX: prefix });
-}
+/** Where BullMQ may keep its jobs: what the bridge promises holds on each. */
+export type BackendKind = QueueBackend['kind'];
+export const BACKENDS: readonly BackendKind[] = ['redis', 'postgres'];
 
-/** The same on BullMQ's PostgreSQL backend, whose tables are made first. */
-export async function openPostgresQueues(databaseUrl: string): Promise<Queues> {
-  const client = new pg.Client({ connectionString: databaseUrl });
-  await client.connect();
-  await runMigrations(client);
-  await client.end();
-  return openQueuesOf({ QUEUE_BACKEND: 'postgres', DATABASE_URL: databaseUrl });
-}
-
-async function openQueuesOf(settings: Partial<SharedSettings>): Promise<Queues> {
-  const backend = await connectQueueBackend(
-    {
-      DATABASE_URL: 'postgres://not-used',
-      OUTBOX_INSTANCE: 'test',
-      QUEUE_BACKEND: 'redis',
-      REDIS_URL: undefined,
-      QUEUE_PREFIX: 'test',
-      LOG_LEVEL: 'error',
-      ...settings,
-    },
-    () => undefined,
-  );
+/**
+ * The queue backend as the bridge connects to it, and the queue of `JOB`. With `postgresUrl` BullMQ keeps its jobs there,
+ * in a schema of its own, and Redis is not used.
+ */
+export async function openQueues(redisUrl: string, prefix: string, postgresUrl?: string): Promise<Queues> {
+  if (postgresUrl !== undefined) await migrateBullMq(postgresUrl);
+  const settings: SharedSettings = {
+    DATABASE_URL: postgresUrl ?? 'postgres://not-used',
+    OUTBOX_INSTANCE: 'test',
+    QUEUE_BACKEND: postgresUrl === undefined ? 'redis' : 'postgres',
+    REDIS_URL: redisUrl,
+    QUEUE_PREFIX: prefix,
+    LOG_LEVEL: 'error',
+  };
+  const backend = await connectQueueBackend(settings, () => undefined);
   const queues = createQueues(backend);
   const queue = queues.queueOf(QUEUE);
   await queue.waitUntilReady();
@@ -118,6 +110,13 @@ async function openQueuesOf(settings: Partial<SharedSettings>): Promise<Queues> 
     await backend.close();
   };
   return { backend, queue, queueOf: queues.queueOf, close };
+}
+
+async function migrateBullMq(url: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  await runMigrations(client);
+  await client.end();
 }
 
 type AddBulk = Queue['addBulk'];

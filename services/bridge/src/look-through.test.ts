@@ -2,7 +2,7 @@ import { HOUR, type Pool, type QueueBackend } from '@outbox/core';
 import { captureLogs, createTestDatabase, createTestPrefix, waitFor } from '@outbox/testing';
 import { UnrecoverableError } from 'bullmq';
 import { Redis } from 'ioredis';
-import { addRow, openPostgresQueues, openQueues, QUEUE, readRow } from './bridge.fixture.ts';
+import { addRow, openQueues, QUEUE, readRow } from './bridge.fixture.ts';
 import { applyPauses } from './pauses.ts';
 import { publishBatch } from './publish.ts';
 import { reconcileOnce } from './reconcile.ts';
@@ -12,7 +12,7 @@ async function setup(kind: QueueBackend['kind']) {
   const database = await createTestDatabase();
   const keys = createTestPrefix();
   const { pool, url } = database;
-  const opened = await (kind === 'redis' ? openQueues(keys.redisUrl, keys.prefix) : openPostgresQueues(url));
+  const opened = await openQueues(keys.redisUrl, keys.prefix, kind === 'postgres' ? url : undefined);
   const { backend, queue, queueOf } = opened;
   const { log } = captureLogs();
   const prepare = () => Promise.resolve();

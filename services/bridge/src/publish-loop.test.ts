@@ -1,18 +1,33 @@
 import { HOUR, MINUTE, SECOND } from '@outbox/core';
 import { captureLogs, createTestDatabase, createTestPrefix, waitFor } from '@outbox/testing';
-import { addRow, addRows, countStates, createGate, interceptAdd, openQueues, readRow } from './bridge.fixture.ts';
+import {
+  addRow,
+  addRows,
+  BACKENDS,
+  countStates,
+  createGate,
+  interceptAdd,
+  openQueues,
+  readRow,
+  type BackendKind,
+} from './bridge.fixture.ts';
 import { PublishLoop } from './publish-loop.ts';
 import { writePublishWindow } from './publish-window.ts';
 import { WakeUp } from './wake-up.ts';
 
 const LISTENER = 'outbox bridge listen';
 
-async function setup({ pollMs = 1 * SECOND, listen = true } = {}) {
+interface Options {
+  pollMs?: number;
+  listen?: boolean;
+}
+
+async function setup(kind: BackendKind, { pollMs = 1 * SECOND, listen = true }: Options = {}) {
   const database = await createTestDatabase();
   const { pool, url } = database;
   const keys = createTestPrefix();
   const { prefix, redisUrl } = keys;
-  const { queue, queueOf, ...queues } = await openQueues(redisUrl, prefix);
+  const { queue, queueOf, ...queues } = await openQueues(redisUrl, prefix, kind === 'postgres' ? url : undefined);
   const { log, lines } = captureLogs();
   const wakeUp = listen ? new WakeUp({ url, role: undefined, log }) : undefined;
   const held: { by?: string } = {};
@@ -56,171 +71,173 @@ async function setup({ pollMs = 1 * SECOND, listen = true } = {}) {
 }
 
 type Bundle = Awaited<ReturnType<typeof setup>>;
-const open: Bundle[] = [];
-
-async function start(options?: Parameters<typeof setup>[0]): Promise<Bundle> {
-  const bundle = await setup(options);
-  open.push(bundle);
-  bundle.loop.start();
-  return bundle;
-}
-
-afterEach(async () => {
-  for (const bundle of open.splice(0)) await bundle.close();
-});
-
 async function msOf(work: Promise<unknown>): Promise<number> {
   const started = performance.now();
   await work;
   return performance.now() - started;
 }
 
-it('publishes what was committed before it started', async () => {
-  const bundle = await setup();
-  open.push(bundle);
-  await addRows(bundle.pool, 250);
-  bundle.loop.start();
-  await bundle.untilPublished(250);
-  expect(await bundle.queue.getJobCountByTypes('waiting')).toBe(250);
-});
+describe.each(BACKENDS)('on the %s backend', (kind) => {
+  const open: Bundle[] = [];
 
-it('publishes within about 100 ms of a commit while asleep, without waiting for the poll', async () => {
-  const { pool, untilAsleep, untilPublished } = await start({ pollMs: 1 * SECOND });
-  const latencies: number[] = [];
-  for (let round = 1; round <= 5; round += 1) {
-    await untilAsleep();
-    await addRow(pool);
-    latencies.push(await msOf(untilPublished(round)));
+  async function start(options?: Options): Promise<Bundle> {
+    const bundle = await setup(kind, options);
+    open.push(bundle);
+    bundle.loop.start();
+    return bundle;
   }
-  // The middle one, for a machine that is busy: by polling alone it would be about half a second.
-  expect(latencies.sort((a, b) => a - b)[2]).toBeLessThan(150);
-});
 
-it('is woken by a commit however long the poll', async () => {
-  const { pool, untilAsleep, untilPublished } = await start({ pollMs: 5 * MINUTE });
-  for (let round = 1; round <= 3; round += 1) {
-    await untilAsleep();
-    await addRow(pool);
-    await untilPublished(round);
-  }
-});
-
-it('finds a row by the poll when nobody notifies it', async () => {
-  const { pool, untilAsleep, untilPublished } = await start({ pollMs: 100 });
-  await untilAsleep();
-  await pool.query('alter table outbox.ready disable trigger wake_bridge');
-  await addRow(pool);
-  await untilPublished(1);
-});
-
-it('polls without a listening connection behind a transaction pooler', async () => {
-  const { pool, untilPublished } = await start({ pollMs: 50, listen: false });
-  await addRow(pool);
-  await untilPublished(1);
-  const { rowCount } = await pool.query(
-    'select from pg_stat_activity where application_name = $1 and datname = current_database()',
-    [LISTENER],
-  );
-  expect(rowCount).toBe(0);
-});
-
-it('goes on after errors of Redis and says so meanwhile', async () => {
-  const { pool, queue, loop, lines, untilPublished } = await start();
-  let broken = true;
-  interceptAdd(queue, (add) => (broken ? Promise.reject(new Error('OOM command not allowed')) : add()));
-  await addRow(pool);
-  await waitFor(() => expect(loop.problem).toContain('OOM'));
-  expect(await countStates(pool)).toEqual({ pending: 1 });
-
-  broken = false;
-  await untilPublished(1);
-  await waitFor(() => expect(loop.problem).toBeUndefined());
-  expect(lines).toContainEqual(expect.objectContaining({ level: 'error', msg: 'publish failed' }));
-  expect(lines).toContainEqual(expect.objectContaining({ level: 'info', msg: 'rows published', published: 1 }));
-});
-
-it('does nothing while it is held, says why, and goes on afterwards', async () => {
-  const { pool, queue, loop, held, untilPublished } = await start();
-  const id = await addRow(pool, { dueInMs: 1 * HOUR });
-  await untilPublished(1);
-  held.by = 'restored';
-  await waitFor(() => expect(loop.problem).toBe('restored'));
-  await pool.query('insert into outbox.removals (queue, job_id, generation) values ($1, $2, 1)', [queue.name, id]);
-  await addRow(pool);
-  await new Promise((resolve) => setTimeout(resolve, 200));
-  expect(await countStates(pool)).toEqual({ pending: 1, published: 1 });
-  expect(await queue.getJob(`${id}-1`)).toBeDefined();
-
-  delete held.by;
-  await untilPublished(2);
-  expect(loop.problem).toBeUndefined();
-  await waitFor(async () => expect(await queue.getJob(`${id}-1`)).toBeUndefined());
-});
-
-it('publishes what has piled up by priority, then by the time it was due', async () => {
-  const bundle = await setup();
-  open.push(bundle);
-  const rows = Array.from({ length: 150 }, (_, n) => ({ dueInMs: -1_000 * ((n * 37) % 150) - 1, priority: n % 3 }));
-  const ids = await Promise.all(rows.map((row) => addRow(bundle.pool, row)));
-  await bundle.pool.query('analyze outbox.jobs, outbox.ready');
-  bundle.loop.start();
-  await bundle.untilPublished(150);
-
-  const inOrder = rows
-    .map((row, at) => ({ ...row, id: ids[at] }))
-    .sort((a, b) => b.priority - a.priority || a.dueInMs - b.dueInMs)
-    .map(({ id }) => `${id}-1`);
-  expect((await bundle.queue.getWaiting()).map(({ id }) => id)).toEqual(inOrder);
-});
-
-it('takes a cancelled job out of BullMQ within a moment, also while asleep', async () => {
-  const { pool, queue, untilAsleep, untilPublished } = await start({ pollMs: 5 * MINUTE });
-  const id = await addRow(pool, { dueInMs: 1 * HOUR });
-  await untilPublished(1);
-  await untilAsleep();
-  await pool.query('insert into outbox.removals (queue, job_id, generation) values ($1, $2, 1)', [queue.name, id]);
-  await waitFor(async () => expect(await queue.getJob(`${id}-1`)).toBeUndefined());
-});
-
-it('brings a far row near once the publish window reaches it, and not before', async () => {
-  const { pool, queue, untilPublished } = await start();
-  const farId = await addRow(pool, { dueInMs: 100 * HOUR });
-  await addRow(pool);
-  await waitFor(async () => expect(await countStates(pool)).toEqual({ pending: 1, published: 1 }));
-  expect(await readRow(pool, farId)).toMatchObject({ state: 'pending', ready: [1] });
-
-  await writePublishWindow(pool, 200 * HOUR);
-
-  await untilPublished(2);
-  expect(await (await queue.getJob(`${farId}-1`))?.getState()).toBe('delayed');
-});
-
-it('stop finishes the batch in hand, then ends quickly and takes nothing more', async () => {
-  const { pool, queue, loop } = await start();
-  const begun = createGate();
-  const goOn = createGate();
-  interceptAdd(queue, async (add) => {
-    begun.open();
-    await goOn.opened;
-    return add();
+  afterEach(async () => {
+    for (const bundle of open.splice(0)) await bundle.close();
   });
-  await addRow(pool);
-  await begun.opened;
 
-  const order: string[] = [];
-  const stopped = loop.stop().then(() => order.push('stopped'));
-  const late = await addRow(pool);
-  order.push('let go');
-  goOn.open();
+  it('publishes what was committed before it started', async () => {
+    const bundle = await setup(kind);
+    open.push(bundle);
+    await addRows(bundle.pool, 250);
+    bundle.loop.start();
+    await bundle.untilPublished(250);
+    expect(await bundle.queue.getJobCountByTypes('waiting')).toBe(250);
+  });
 
-  expect(await msOf(stopped)).toBeLessThan(1 * SECOND);
-  expect(order).toEqual(['let go', 'stopped']);
-  expect(await countStates(pool)).toEqual({ published: 1, pending: 1 });
-  expect(await readRow(pool, late)).toMatchObject({ state: 'pending' });
-});
+  it('publishes within about 100 ms of a commit while asleep, without waiting for the poll', async () => {
+    const { pool, untilAsleep, untilPublished } = await start({ pollMs: 1 * SECOND });
+    const latencies: number[] = [];
+    for (let round = 1; round <= 5; round += 1) {
+      await untilAsleep();
+      await addRow(pool);
+      latencies.push(await msOf(untilPublished(round)));
+    }
+    // The middle one, for a machine that is busy: by polling alone it would be about half a second.
+    expect(latencies.sort((a, b) => a - b)[2]).toBeLessThan(150);
+  });
 
-it('stop wakes a sleeping loop and may be called twice', async () => {
-  const { loop, untilAsleep } = await start({ pollMs: 5 * MINUTE });
-  await untilAsleep();
-  expect(await msOf(Promise.all([loop.stop(), loop.stop()]))).toBeLessThan(1 * SECOND);
+  it('is woken by a commit however long the poll', async () => {
+    const { pool, untilAsleep, untilPublished } = await start({ pollMs: 5 * MINUTE });
+    for (let round = 1; round <= 3; round += 1) {
+      await untilAsleep();
+      await addRow(pool);
+      await untilPublished(round);
+    }
+  });
+
+  it('finds a row by the poll when nobody notifies it', async () => {
+    const { pool, untilAsleep, untilPublished } = await start({ pollMs: 100 });
+    await untilAsleep();
+    await pool.query('alter table outbox.ready disable trigger wake_bridge');
+    await addRow(pool);
+    await untilPublished(1);
+  });
+
+  it('polls without a listening connection behind a transaction pooler', async () => {
+    const { pool, untilPublished } = await start({ pollMs: 50, listen: false });
+    await addRow(pool);
+    await untilPublished(1);
+    const { rowCount } = await pool.query(
+      'select from pg_stat_activity where application_name = $1 and datname = current_database()',
+      [LISTENER],
+    );
+    expect(rowCount).toBe(0);
+  });
+
+  it('goes on after errors of the backend and says so meanwhile', async () => {
+    const { pool, queue, loop, lines, untilPublished } = await start();
+    let broken = true;
+    interceptAdd(queue, (add) => (broken ? Promise.reject(new Error('OOM command not allowed')) : add()));
+    await addRow(pool);
+    await waitFor(() => expect(loop.problem).toContain('OOM'));
+    expect(await countStates(pool)).toEqual({ pending: 1 });
+
+    broken = false;
+    await untilPublished(1);
+    await waitFor(() => expect(loop.problem).toBeUndefined());
+    expect(lines).toContainEqual(expect.objectContaining({ level: 'error', msg: 'publish failed' }));
+    expect(lines).toContainEqual(expect.objectContaining({ level: 'info', msg: 'rows published', published: 1 }));
+  });
+
+  it('does nothing while it is held, says why, and goes on afterwards', async () => {
+    const { pool, queue, loop, held, untilPublished } = await start();
+    const id = await addRow(pool, { dueInMs: 1 * HOUR });
+    await untilPublished(1);
+    held.by = 'restored';
+    await waitFor(() => expect(loop.problem).toBe('restored'));
+    await pool.query('insert into outbox.removals (queue, job_id, generation) values ($1, $2, 1)', [queue.name, id]);
+    await addRow(pool);
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    expect(await countStates(pool)).toEqual({ pending: 1, published: 1 });
+    expect(await queue.getJob(`${id}-1`)).toBeDefined();
+
+    delete held.by;
+    await untilPublished(2);
+    expect(loop.problem).toBeUndefined();
+    await waitFor(async () => expect(await queue.getJob(`${id}-1`)).toBeUndefined());
+  });
+
+  it('publishes what has piled up by priority, then by the time it was due', async () => {
+    const bundle = await setup(kind);
+    open.push(bundle);
+    const rows = Array.from({ length: 150 }, (_, n) => ({ dueInMs: -1_000 * ((n * 37) % 150) - 1, priority: n % 3 }));
+    const ids = await Promise.all(rows.map((row) => addRow(bundle.pool, row)));
+    await bundle.pool.query('analyze outbox.jobs, outbox.ready');
+    bundle.loop.start();
+    await bundle.untilPublished(150);
+
+    const inOrder = rows
+      .map((row, at) => ({ ...row, id: ids[at] }))
+      .sort((a, b) => b.priority - a.priority || a.dueInMs - b.dueInMs)
+      .map(({ id }) => `${id}-1`);
+    expect((await bundle.queue.getWaiting()).map(({ id }) => id)).toEqual(inOrder);
+  });
+
+  it('takes a cancelled job out of BullMQ within a moment, also while asleep', async () => {
+    const { pool, queue, untilAsleep, untilPublished } = await start({ pollMs: 5 * MINUTE });
+    const id = await addRow(pool, { dueInMs: 1 * HOUR });
+    await untilPublished(1);
+    await untilAsleep();
+    await pool.query('insert into outbox.removals (queue, job_id, generation) values ($1, $2, 1)', [queue.name, id]);
+    await waitFor(async () => expect(await queue.getJob(`${id}-1`)).toBeUndefined());
+  });
+
+  it('brings a far row near once the publish window reaches it, and not before', async () => {
+    const { pool, queue, untilPublished } = await start();
+    const farId = await addRow(pool, { dueInMs: 100 * HOUR });
+    await addRow(pool);
+    await waitFor(async () => expect(await countStates(pool)).toEqual({ pending: 1, published: 1 }));
+    expect(await readRow(pool, farId)).toMatchObject({ state: 'pending', ready: [1] });
+
+    await writePublishWindow(pool, 200 * HOUR);
+
+    await untilPublished(2);
+    expect(await (await queue.getJob(`${farId}-1`))?.getState()).toBe('delayed');
+  });
+
+  it('stop finishes the batch in hand, then ends quickly and takes nothing more', async () => {
+    const { pool, queue, loop } = await start();
+    const begun = createGate();
+    const goOn = createGate();
+    interceptAdd(queue, async (add) => {
+      begun.open();
+      await goOn.opened;
+      return add();
+    });
+    await addRow(pool);
+    await begun.opened;
+
+    const order: string[] = [];
+    const stopped = loop.stop().then(() => order.push('stopped'));
+    const late = await addRow(pool);
+    order.push('let go');
+    goOn.open();
+
+    expect(await msOf(stopped)).toBeLessThan(1 * SECOND);
+    expect(order).toEqual(['let go', 'stopped']);
+    expect(await countStates(pool)).toEqual({ published: 1, pending: 1 });
+    expect(await readRow(pool, late)).toMatchObject({ state: 'pending' });
+  });
+
+  it('stop wakes a sleeping loop and may be called twice', async () => {
+    const { loop, untilAsleep } = await start({ pollMs: 5 * MINUTE });
+    await untilAsleep();
+    expect(await msOf(Promise.all([loop.stop(), loop.stop()]))).toBeLessThan(1 * SECOND);
+  });
 });
