@@ -17,7 +17,7 @@ async function setup(kind: BackendKind) {
     queue,
     queueOf,
     proxy,
-    createWorker: queues.backend.createWorker,
+    backend: queues.backend,
     url: database.url,
     publish: () => publishBatch({ pool, queueOf, limit: 500 }),
     remove: (limit = 100) => carryOutRemovals({ pool, queueOf, limit }),
@@ -77,9 +77,9 @@ describe.each(BACKENDS)('on the %s backend', (kind) => {
   });
 
   it('a job that a worker holds is left to the worker', async () => {
-    const { queue, createWorker, ask, remove, asked } = bridge;
+    const { queue, backend, ask, remove, asked } = bridge;
     const [taken, goOn] = [createGate(), createGate()];
-    const worker = createWorker(
+    const worker = backend.createWorker(
       QUEUE,
       async () => {
         taken.open();
