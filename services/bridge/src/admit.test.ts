@@ -29,7 +29,16 @@ async function setup() {
     startLoop: (pollMs: number) => {
       const { log } = captureLogs();
       const wakeUp = new WakeUp({ url, role: undefined, log });
-      const loop = new PublishLoop({ pool, queueOf, limit: 100, wakeUp, pollMs, log });
+      const loop = new PublishLoop({
+        heldBy: () => undefined,
+        fullBecause: () => undefined,
+        pool,
+        queueOf,
+        limit: 100,
+        wakeUp,
+        pollMs,
+        log,
+      });
       stops.push(async () => {
         await loop.stop();
         await wakeUp.close();
