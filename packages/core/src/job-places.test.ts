@@ -95,6 +95,16 @@ describe.each(['redis', 'postgres'] as const)('on the %s backend', (kind) => {
     await close();
   });
 
+  it('a delayed job tells until when, and the others are not held back', async () => {
+    bundle = await setup(kind);
+    const { close, queue } = await fill(bundle.backend);
+    const until = await bundle.backend.delayedUntil(QUEUE, Object.keys(PLACES));
+    expect([...until.keys()]).toEqual(['is-delayed']);
+    const job = await queue.getJob('is-delayed');
+    expect(until.get('is-delayed')).toBe((job?.timestamp ?? 0) + (job?.delay ?? 0));
+    await close();
+  });
+
   it('page after page shows each waiting job once, and no running or ended one', async () => {
     bundle = await setup(kind);
     const { close, queue } = await fill(bundle.backend);

@@ -81,6 +81,19 @@ async function answersOf(transaction: ReturnType<Redis['multi']>): Promise<unkno
   });
 }
 
+/** BullMQ's score of a delayed job is its instant times this, plus a number that keeps the order within a millisecond. */
+const SCORES_PER_MS = 4_096;
+
+export async function delayedInRedis(redis: Redis, key: KeyOf, jobIds: string[]): Promise<Map<string, number>> {
+  const scores = await redis.zmscore(key('delayed'), ...jobIds);
+  return new Map(
+    jobIds.flatMap((id, at) => {
+      const score = scores[at];
+      return score ? [[id, Math.floor(Number(score) / SCORES_PER_MS)] as const] : [];
+    }),
+  );
+}
+
 const WAITING: readonly string[] = ['delayed', 'prioritized', 'wait', 'paused'];
 
 /**
@@ -114,6 +127,17 @@ export async function placesInPostgres(pool: Pool, queue: string, jobIds: string
   const places = new Map<string, JobPlace>(jobIds.map((id) => [id, 'missing']));
   for (const { id, ended } of rows) places.set(id, ended ? 'ended' : 'open');
   return places;
+}
+
+const DELAYED = /* sql */ `
+  select id, process_at_ms::float8 as "atMs"
+  from bullmq.job
+  where queue = $1 and id = any ($2) and state = 'delayed'
+  limit $3`;
+
+export async function delayedInPostgres(pool: Pool, queue: string, jobIds: string[]): Promise<Map<string, number>> {
+  const { rows } = await pool.query<{ id: string; atMs: number }>(DELAYED, [queue, jobIds, jobIds.length]);
+  return new Map(rows.map(({ id, atMs }) => [id, atMs]));
 }
 
 const WAITING_PAGE = /* sql */ `

@@ -108,6 +108,17 @@ describe('createPool', () => {
     expect(await one(pool, asked)).toEqual({ role: 'outbox_worker', name: 'outbox worker', idle: '30s' });
   });
 
+  test('its plans follow an index of a table that statistics call empty, when they are asked to', async () => {
+    const plan = async (preferIndexes: boolean) => {
+      const { rows } = await setup({ preferIndexes }).query<{ 'QUERY PLAN': string }>(
+        'explain select * from outbox.captures where id = 1',
+      );
+      return rows.map((row) => row['QUERY PLAN']).join(' ');
+    };
+    expect(await plan(false)).toContain('Seq Scan');
+    expect(await plan(true)).toContain('Index Scan');
+  });
+
   test('with a lock time-out a statement that waits for a lock fails, as contention and not as an outage', async () => {
     const holder = await setup().connect();
     await holder.query('begin; lock table outbox.meta in access exclusive mode');

@@ -4,6 +4,8 @@ import pg from 'pg';
 import { SECOND } from './durations.ts';
 import { UnavailableError } from './errors.ts';
 import {
+  delayedInPostgres,
+  delayedInRedis,
   placesInPostgres,
   placesInRedis,
   waitingInPostgres,
@@ -34,6 +36,8 @@ export interface QueueBackend {
   writeEpoch(queue: string, epoch: string): Promise<void>;
   /** What the backend has of each of these BullMQ jobs, as of one instant each. */
   placesOf(queue: string, jobIds: string[]): Promise<Map<string, JobPlace>>;
+  /** Of these jobs, those that the backend holds back, with the instant (epoch milliseconds) at which it hands them out. */
+  delayedUntil(queue: string, jobIds: string[]): Promise<Map<string, number>>;
   /** Up to `limit` of the jobs that wait in a queue, from `cursor` on; the first page without one. */
   waitingJobs(queue: string, cursor: string | undefined, limit: number): Promise<WaitingPage>;
   /**
@@ -105,6 +109,7 @@ async function connectRedisBackend(
     writeEpoch: async (queue, epoch) => {
       await producer.hset(queueKey(prefix, queue, 'meta'), EPOCH_FIELD, epoch);
     },
+    delayedUntil: (queue, jobIds) => delayedInRedis(producer, (part) => queueKey(prefix, queue, part), jobIds),
     placesOf: (queue, jobIds) => placesInRedis(producer, (part) => queueKey(prefix, queue, part), jobIds),
     waitingJobs: (queue, cursor, limit) =>
       waitingInRedis(producer, (part) => queueKey(prefix, queue, part), cursor, limit),
@@ -212,6 +217,7 @@ async function connectPostgresBackend(url: string, onError: (error: Error) => vo
         [queue, EPOCH_FIELD, epoch],
       );
     },
+    delayedUntil: (queue, jobIds) => delayedInPostgres(pool, queue, jobIds),
     placesOf: (queue, jobIds) => placesInPostgres(pool, queue, jobIds),
     waitingJobs: (queue, cursor, limit) => waitingInPostgres(pool, queue, cursor, limit),
     readCounter: () => Promise.resolve(undefined),

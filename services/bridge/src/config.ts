@@ -9,8 +9,8 @@ export const bridgeSettings = withQueueBackend(
       .default(72 * HOUR)
       .describe('Rows due later than this from now wait in Postgres, e.g. 72h'),
     POLL_INTERVAL: envDuration(10, 1 * SECOND)
-      .default(1 * SECOND)
-      .describe('Longest sleep between two looks at the outbox, e.g. 1s'),
+      .default(500)
+      .describe('Longest sleep between two looks at the outbox, e.g. 500ms; a missed notification costs so much'),
     SWEEP_INTERVAL: envDuration(1 * SECOND, 1 * HOUR)
       .default(1 * MINUTE)
       .describe('How often the bridge looks for changes that the triggers could not capture, e.g. 1m'),

@@ -1,4 +1,6 @@
 import { reached, withTransaction, type Logger, type Pool, type QueueBackend } from '@outbox/core';
+import { BEGINNING, type Cursor } from './cursor.ts';
+import { Findings } from './repairs.ts';
 import { unpublish, type Published } from './unpublish.ts';
 
 /**
@@ -67,26 +69,43 @@ const NEVER_SERVED = '0';
 const BATCH = 1_000;
 
 const FIND_OLDER = /* sql */ `
-  select j.id, j.generation
+  select j.id, j.generation, j.queue, j.scheduled_at::text as "scheduledAt"
   from outbox.jobs j
   join outbox.queues q on q.name = j.queue
   where j.finished_at is null
-    and j.queue = $1
+    and j.queue = any ($1)
     and j.published_epoch is distinct from q.epoch
     and (j.state = 'published' or (j.state = 'active' and j.locked_until < clock_timestamp()))
+    and (j.scheduled_at, j.id) > ($2::timestamptz, $3::bigint)
   order by j.scheduled_at, j.id
   limit ${BATCH}`;
 
-/** Takes back what was published under another epoch than its queue's, earliest due first; returns how many rows. */
-export async function takeBackOlder(pool: Pool, queue: string): Promise<number> {
-  let total = 0;
-  for (let found = BATCH, returned = 1; found === BATCH && returned > 0;) {
-    const { rows } = await pool.query<Published & Record<string, unknown>>(FIND_OLDER, [queue]);
-    found = rows.length;
-    returned = await unpublish(pool, rows);
-    total += returned;
+interface OlderRow extends Published, Cursor {
+  queue: string;
+}
+
+/**
+ * Takes back what was published under another epoch than its queue's: all queues in one order, the earliest due first.
+ * `found` is more than `returned` when somebody has rows locked: they are there at the next look.
+ */
+export async function takeBackOlder(
+  pool: Pool,
+  queues: readonly string[],
+): Promise<{ found: number; returned: Findings }> {
+  const returned = new Findings(queues);
+  let found = 0;
+  // Behind the last row each time: what went back a moment ago is not walked over again.
+  for (let cursor: Cursor | undefined = BEGINNING; cursor;) {
+    const values: unknown[] = [queues, cursor.scheduledAt, cursor.id];
+    const { rows } = await pool.query<OlderRow & Record<string, unknown>>(FIND_OLDER, values);
+    for (const queue of new Set(rows.map((row) => row.queue))) {
+      const ofQueue = rows.filter((row) => row.queue === queue);
+      returned.add(queue, 'epoch', await unpublish(pool, ofQueue));
+    }
+    found += rows.length;
+    cursor = rows.length === BATCH ? rows.at(-1) : undefined;
   }
-  return total;
+  return { found, returned };
 }
 
 /** `epoch` is what the backend has; rows are compared with it, since Postgres' own is not raised by looking. */

@@ -1,5 +1,6 @@
 import type { Pool, QueueBackend } from '@outbox/core';
-import { BEGINNING, countLost, EVER_MS, findLost, takeBackLost } from './lost-jobs.ts';
+import { BEGINNING } from './cursor.ts';
+import { countLost, EVER_MS, findLost, takeBackLost } from './lost-jobs.ts';
 import { confirmOrphans, findSuspects, removeOrphans } from './orphans.ts';
 import { addRepaired, Findings } from './repairs.ts';
 

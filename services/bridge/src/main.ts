@@ -37,6 +37,7 @@ await runService({
       role,
       applicationName: 'outbox bridge',
       max: 3,
+      preferIndexes: true,
       onError: (err) => log.warn({ err }, 'lost a Postgres connection'),
     });
     await assertPostgresReachable(pool, url);

@@ -11,8 +11,9 @@ import {
   readRow,
 } from './bridge.fixture.ts';
 import { publishBatch } from './publish.ts';
+import { BEGINNING } from './cursor.ts';
 import { followEpoch, takeBackOlder } from './epochs.ts';
-import { BEGINNING, findLost } from './lost-jobs.ts';
+import { findLost, takeBackLost } from './lost-jobs.ts';
 import { Reconciler } from './reconciler.ts';
 import { unpublish } from './unpublish.ts';
 
@@ -34,7 +35,8 @@ async function setup() {
     /** What one round of the reconciler does about epochs. */
     followAndTakeBack: async () => {
       await followEpoch(options, QUEUE, new Map());
-      return takeBackOlder(pool, QUEUE);
+      const { returned } = await takeBackOlder(pool, [QUEUE]);
+      return returned.total;
     },
     delayed: async () => (await queues.queue.getDelayed()).map(({ id }) => id),
     close: async () => {
@@ -99,7 +101,7 @@ describe('when a queue has lost all its data', () => {
     await published;
     restore();
     expect(await countStates(pool)).toEqual({ published: 1 });
-    expect(await takeBackOlder(pool, QUEUE)).toBe(1);
+    expect((await takeBackOlder(pool, [QUEUE])).returned.total).toBe(1);
   });
 
   it('two bridges raise the epoch once, and both know that rows are to be taken back', async () => {
@@ -135,6 +137,23 @@ describe('when a queue has lost all its data', () => {
   });
 });
 
+it('the jobs of all queues go back in one order, the earliest due first, also behind one that is locked', async () => {
+  const { pool, publish, keys, options } = bridge;
+  await addRows(pool, 1_200);
+  await publish();
+  await pool.query("update outbox.jobs set scheduled_at = now() - id * interval '1 s'");
+  await keys.removeKeys();
+  await followEpoch(options, QUEUE, new Map());
+  const holder = await pool.connect();
+  await holder.query('begin');
+  await holder.query('select from outbox.jobs order by scheduled_at limit 1 for update');
+  const { found, returned } = await takeBackOlder(pool, [QUEUE]);
+  await holder.query('rollback');
+  holder.release();
+  expect({ found, returned: returned.total }).toEqual({ found: 1_200, returned: 1_199 });
+  expect(await takeBackOlder(pool, [QUEUE])).toMatchObject({ found: 1 });
+});
+
 describe('when a queue has lost some of its jobs', () => {
   it('the scan publishes those again, and leaves the others alone', async () => {
     const { pool, publish, options, queue, delayed } = bridge;
@@ -166,6 +185,21 @@ describe('when a queue has lost some of its jobs', () => {
     expect(await unpublish(pool, lost)).toBe(1);
     await publish();
     expect(await queue.getJobState(`${id}-2`)).toBe('waiting');
+  });
+
+  it('what other hands, or a process with a wrong clock, have put off far beyond its instant comes back', async () => {
+    const { pool, publish, options, queue } = bridge;
+    const [late, soon] = [await addRow(pool, { dueInMs: FUTURE_MS }), await addRow(pool, { dueInMs: FUTURE_MS })];
+    await publish();
+    await pool.query("update outbox.jobs set scheduled_at = now() - interval '20 s'");
+    await (await queue.getJob(`${soon}-1`))?.changeDelay(5_000);
+
+    const { lost } = await findLost(options, EVER);
+    expect(lost).toMatchObject([{ id: late, place: 'late' }]);
+    expect((await takeBackLost(pool, [QUEUE], lost)).total).toBe(1);
+    expect(await readRow(pool, late)).toMatchObject({ state: 'pending', generation: 2 });
+    const { rows } = await pool.query('select job_id, generation from outbox.removals');
+    expect(rows).toEqual([{ job_id: late, generation: 1 }]);
   });
 
   it('the look at what is overdue does not touch what is not', async () => {

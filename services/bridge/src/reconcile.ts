@@ -52,11 +52,8 @@ async function countOldEpochs({ pool, backend, queues }: ReconcileOptions): Prom
 
 async function repairEpochs(options: ReconcileOptions): Promise<Findings> {
   const { pool, queues } = options;
-  const found = new Findings(queues);
-  for (const queue of queues) {
-    await followEpoch(options, queue, new Map());
-    found.add(queue, 'epoch', await takeBackOlder(pool, queue));
-  }
-  await addRepaired(pool, found);
-  return found;
+  for (const queue of queues) await followEpoch(options, queue, new Map());
+  const { returned } = await takeBackOlder(pool, queues);
+  await addRepaired(pool, returned);
+  return returned;
 }

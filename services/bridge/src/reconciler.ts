@@ -1,7 +1,8 @@
 import { SECOND, type Logger, type Pool, type QueueBackend } from '@outbox/core';
+import { BEGINNING } from './cursor.ts';
 import { followEpoch, takeBackOlder, type SeenEpochs } from './epochs.ts';
 import { lookThrough } from './look-through.ts';
-import { BEGINNING, findLost, takeBackLost } from './lost-jobs.ts';
+import { findLost, OVERDUE_MS, takeBackLost } from './lost-jobs.ts';
 import { Repeater } from './repeater.ts';
 import { addRepaired, Findings, setDrift } from './repairs.ts';
 
@@ -24,8 +25,6 @@ export interface ReconcilerOptions {
   log: Logger;
 }
 
-/** A job due for so long and not run is looked for; shorter, it may just be waiting its turn. */
-const OVERDUE_MS = 15 * SECOND;
 const CHECK_OVERDUE_EVERY_MS = 5 * SECOND;
 const FOLLOW_EVERY_MS = SECOND / 2;
 const STEP_EVERY_MS = 1 * SECOND;
@@ -42,7 +41,8 @@ export class Reconciler {
   #look: ReturnType<typeof lookThrough> | undefined;
   /** What the faster nets have found since the last look at everything. */
   #found: Findings;
-  /** Until when rows of an older epoch are looked for: after a change of epoch, and after our own start. */
+  /** After a change of epoch, and after our own start, until a look after the window finds no row of an older one. */
+  #looksForStragglers = false;
   #stragglersUntil = 0;
 
   constructor(options: ReconcilerOptions) {
@@ -72,20 +72,23 @@ export class Reconciler {
     if (performance.now() > this.#stepAt) await this.#step();
   }
 
-  /** Stragglers are looked for at each change, and until a minute has passed without any. */
+  /** Of all queues first: while rows of one go back, the loss of another must not be unseen. */
   async #followEpochs(): Promise<void> {
     const { pool, queues } = this.#options;
     for (const queue of queues) {
       if (await followEpoch(this.#options, queue, this.#seen)) this.#lookForStragglers();
-      if (performance.now() > this.#stragglersUntil) continue;
-      const found = new Findings(queues);
-      found.add(queue, 'epoch', await takeBackOlder(pool, queue));
-      if (found.total > 0) this.#lookForStragglers();
-      await this.#note('epoch', found);
     }
+    if (!this.#looksForStragglers) return;
+    // Asked before the look: however long this process was suspended, one look comes after the window.
+    const isLast = performance.now() > this.#stragglersUntil;
+    const { found, returned } = await takeBackOlder(pool, queues);
+    if (found > 0) this.#lookForStragglers();
+    else this.#looksForStragglers = !isLast;
+    await this.#note('epoch', returned);
   }
 
   #lookForStragglers(): void {
+    this.#looksForStragglers = true;
     this.#stragglersUntil = performance.now() + STRAGGLERS_FOR_MS;
   }
 

@@ -6,9 +6,10 @@ import type { Queryable } from '@outbox/core';
  * - `missing`: BullMQ does not have the job
  * - `ended`: BullMQ has it as completed or failed; the row has not ended
  * - `stranded`: BullMQ has half of it
+ * - `late`: the row is overdue, and BullMQ hands the job out much later
  * - `orphaned`: BullMQ means to run a job whose row has ended, is gone, or lives under another generation
  */
-export const DRIFT_CLASSES = ['epoch', 'missing', 'ended', 'stranded', 'orphaned'] as const;
+export const DRIFT_CLASSES = ['epoch', 'missing', 'ended', 'stranded', 'late', 'orphaned'] as const;
 
 export type DriftClass = (typeof DRIFT_CLASSES)[number];
 
@@ -34,7 +35,8 @@ export class Findings {
   readonly #counts = new Map<string, Record<DriftClass, number>>();
 
   constructor(queues: readonly string[]) {
-    for (const queue of queues) this.#counts.set(queue, { epoch: 0, missing: 0, ended: 0, stranded: 0, orphaned: 0 });
+    for (const queue of queues)
+      this.#counts.set(queue, { epoch: 0, missing: 0, ended: 0, stranded: 0, late: 0, orphaned: 0 });
   }
 
   add(queue: string, driftClass: DriftClass, found: number): void {
