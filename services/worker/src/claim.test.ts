@@ -10,7 +10,8 @@ async function setup() {
   const database = await createTestDatabase();
   const { pool } = database;
   await addJobType(pool, { timeoutMs: 30 * SECOND, backoffMs: 1 * MINUTE });
-  const restores = new RestoreWatch(pool, captureLogs().log);
+  const backend = { readCounter: () => Promise.resolve(undefined) }; // claims do not ask it
+  const restores = new RestoreWatch({ db: pool, backend, log: captureLogs().log });
   const workerNamed = (workerId: string) => createClaim({ pool, workerId, leaseMs: LEASE_MS, maxBatch: 200, restores });
   return { pool, workerNamed, claim: workerNamed('worker'), close: () => database.drop() };
 }

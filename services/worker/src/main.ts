@@ -61,7 +61,7 @@ await runService({
     const clock = new DatabaseClock(leasePool, (err) => log.warn({ err }, 'clock not measured'));
     await clock.start();
     const backend = await connectQueueBackend(settings, (err) => log.warn({ err }, 'queue backend error'));
-    const restores = new RestoreWatch(pool, log);
+    const restores = new RestoreWatch({ db: pool, backend, log });
     await restores.start();
     const leases = new Leases({ pool: leasePool, leaseMs, log });
     const handBack = new AbortController();

@@ -1,32 +1,72 @@
-import { SECOND } from '@outbox/core';
-import { captureLogs, createTestDatabase, type TestDatabase } from '@outbox/testing';
+import { connectQueueBackend, SECOND, type QueueBackend, type SharedSettings } from '@outbox/core';
+import {
+  captureLogs,
+  createTestDatabase,
+  createTestPrefix,
+  startFaultProxy,
+  waitFor,
+  type FaultProxy,
+  type TestDatabase,
+  type TestPrefix,
+} from '@outbox/testing';
 import { createClaim } from './claim.ts';
 import { RestoreWatch } from './restore-watch.ts';
 import { addJobType, addRow, readRow } from './worker.fixture.ts';
 
 let database: TestDatabase;
+let keys: TestPrefix;
+let proxy: FaultProxy;
+let backend: QueueBackend;
 beforeEach(async () => {
   database = await createTestDatabase();
   await addJobType(database.pool);
+  keys = createTestPrefix();
+  proxy = await startFaultProxy(keys.redisUrl);
+  backend = await connectBackend('redis');
 });
-afterEach(() => database.drop());
+afterEach(async () => {
+  await backend.close();
+  await proxy.close();
+  await keys.removeKeys();
+  await database.drop();
+});
 
-async function setup() {
+function connectBackend(kind: QueueBackend['kind']): Promise<QueueBackend> {
+  const settings: SharedSettings = {
+    DATABASE_URL: database.url,
+    OUTBOX_INSTANCE: 'test',
+    QUEUE_BACKEND: kind,
+    REDIS_URL: proxy.url,
+    QUEUE_PREFIX: keys.prefix,
+    LOG_LEVEL: 'error',
+  };
+  return connectQueueBackend(settings, () => undefined);
+}
+
+const count = (counter: number) => database.pool.query('update outbox.meta set restore_counter = $1', [counter]);
+
+/** A worker that has not looked yet. */
+function startFresh(asked: Pick<QueueBackend, 'readCounter'> = backend) {
   const { pool } = database;
   const { log, lines } = captureLogs();
-  const restores = new RestoreWatch(pool, log);
+  const restores = new RestoreWatch({ db: pool, backend: asked, log });
   const claim = createClaim({ pool, workerId: 'worker', leaseMs: 15 * SECOND, maxBatch: 10, restores });
-  const count = (counter: number) => pool.query('update outbox.meta set restore_counter = $1', [counter]);
+  return { pool, restores, claim, sentences: () => lines.map(({ msg }) => msg) };
+}
+
+/** One that has seen the counter at 100. */
+async function setup() {
   await count(100);
-  await restores.look();
-  return { pool, restores, claim, count, sentences: () => lines.map(({ msg }) => msg) };
+  const worker = startFresh();
+  await worker.restores.look();
+  return worker;
 }
 
 const STOPPED = 'database was restored to an older state, taking no jobs';
 const GOES_ON = 'restored database was set right, taking jobs again';
 
 test('a claim that meets an older database takes nothing, at once, and says so once', async () => {
-  const { pool, claim, count, restores, sentences } = await setup();
+  const { pool, claim, restores, sentences } = await setup();
   const ids = [await addRow(pool), await addRow(pool, { state: 'completed' })];
   await count(99);
 
@@ -40,7 +80,7 @@ test('a claim that meets an older database takes nothing, at once, and says so o
 });
 
 test('work goes on when a person says so, not because the counter has grown past it', async () => {
-  const { pool, claim, count, restores, sentences } = await setup();
+  const { pool, claim, restores, sentences } = await setup();
   await count(99);
   await restores.look();
   expect(restores.restored).toBe(true);
@@ -75,7 +115,7 @@ test('an answer that arrives late is no older database', async () => {
 });
 
 test('claims beside a counter that grows all the time raise no alarm', async () => {
-  const { pool, claim, count, restores } = await setup();
+  const { pool, claim, restores } = await setup();
   const grow = async () => {
     for (let counter = 101; counter < 300; counter += 1) await count(counter);
   };
@@ -86,4 +126,90 @@ test('claims beside a counter that grows all the time raise no alarm', async () 
   };
   await Promise.all([grow(), claimAll(), claimAll(), claimAll()]);
   expect(restores.restored).toBe(false);
+});
+
+test('an answer to a question from before all was set right stops nothing again', async () => {
+  const { pool, restores } = await setup();
+  const asked = restores.highest;
+  await count(10);
+  await pool.query('select outbox.resume_after_restore(counter => 20)');
+  await restores.look();
+  expect(restores.found('21', asked)).toBe(false);
+  expect(restores.restored).toBe(false);
+});
+
+describe('a worker that has seen nothing itself, because it started after the restore', () => {
+  test('takes nothing of a database that is behind the queue backend, from its start until it is set right', async () => {
+    await backend.writeCounter('100');
+    await count(99);
+    const { pool, restores, claim, sentences } = startFresh();
+    await restores.start();
+    restores.stop();
+    expect(restores.restored).toBe(true);
+    const id = await addRow(pool);
+    expect(await claim({ id, generation: 1 })).toMatchObject({ kind: 'later', reason: 'restored' });
+
+    await pool.query('select outbox.resume_after_restore(counter => 100)');
+    await restores.look();
+    expect(restores.restored).toBe(false);
+    expect(await claim({ id: await addRow(pool), generation: 1 })).toMatchObject({ kind: 'run' });
+    expect(sentences()).toEqual([STOPPED, GOES_ON]);
+  });
+
+  test('is not calmed by work that was resumed after an earlier restore', async () => {
+    await database.pool.query('select outbox.resume_after_restore(counter => 50)');
+    await backend.writeCounter('100');
+    const { restores } = startFresh();
+    await restores.look();
+    expect(restores.restored).toBe(true);
+  });
+
+  test('sees within two seconds that a bridge had counted further', async () => {
+    await count(100);
+    const { restores } = startFresh();
+    await restores.start();
+    await backend.writeCounter('101');
+    await waitFor(() => expect(restores.restored).toBe(true), { timeoutMs: 2 * SECOND }).finally(() => restores.stop());
+  });
+
+  test.each([
+    ['has lost the counter', () => keys.removeKeys()],
+    ['is away', () => proxy.cut()],
+  ])('raises no alarm when the backend %s, and still compares with what it has seen', async (_title, lose) => {
+    await backend.writeCounter('100');
+    await count(99);
+    await lose();
+    const { restores } = startFresh();
+    await restores.look();
+    expect(restores.restored).toBe(false);
+
+    await count(98);
+    await restores.look();
+    expect(restores.restored).toBe(true);
+  });
+
+  test('raises no alarm on the PostgreSQL queue backend, which went back together with the rows', async () => {
+    const inPostgres = await connectBackend('postgres');
+    await count(7);
+    const { restores, sentences } = startFresh(inPostgres);
+    await restores.look();
+    await inPostgres.close();
+    expect(restores.restored).toBe(false);
+    expect(sentences()).toEqual([]);
+  });
+});
+
+test('a bridge that counts all the time beside workers that look raises no alarm', async () => {
+  const bridge = async () => {
+    for (let counter = 1; counter < 300; counter += 1) {
+      await count(counter);
+      await backend.writeCounter(String(counter));
+    }
+  };
+  const workers = [startFresh(), startFresh()];
+  const look = async ({ restores }: (typeof workers)[number]) => {
+    for (let at = 0; at < 150; at += 1) await restores.look();
+  };
+  await Promise.all([bridge(), ...workers.map(look)]);
+  expect(workers.map(({ restores }) => restores.restored)).toEqual([false, false]);
 });

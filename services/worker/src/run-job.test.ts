@@ -115,7 +115,7 @@ async function setup(kind: QueueBackend['kind'], { job = {}, leaseMs = 5 * SECON
       () => Date.now() - clockOffsetMs,
     );
     await clock.measure();
-    const restores = new RestoreWatch(workPool, log);
+    const restores = new RestoreWatch({ db: workPool, backend, log });
     const leases = new Leases({ pool: leasePool, leaseMs, log });
     const handBack = new AbortController();
     const handler: JobHandler<JobDefinition, object> = (payload, context) => handle(context, payload);
