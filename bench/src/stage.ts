@@ -78,6 +78,8 @@ async function build({ fsync }: StageOptions, cleanups: (() => Promise<unknown>)
       ...sms,
       LOG_LEVEL: 'warn',
       DATABASE_ROLE: `outbox_${name}`,
+      // The jobs of these cases have no auto sync behind them, and a sweep would cancel them.
+      ...(name === 'bridge' ? { SWEEP_INTERVAL: '1h' } : {}),
       ...extra,
     });
     cleanups.push(() => service.kill('SIGKILL'));

@@ -191,14 +191,20 @@ async function countUnfinished({ pool }: Stage): Promise<number> {
   return rows[0]?.count ?? 0;
 }
 
+/** As many as the bridge asks for: Redis answers them within the time of one command. */
+const PLACES_AT_ONCE = 1_000;
+
 /** Compares every id in BullMQ with the open rows; a job of BullMQ that no row wants counts as one too many. */
 async function compare({ pool, backend }: Stage): Promise<{ jobs: number; lost: number; doubled: number }> {
   const total = { jobs: 0, lost: 0, doubled: 0 };
   for (const name of QUEUES) {
     const queue = queueOf(backend, name);
     const inLists = await queue.getRanges(['wait', 'prioritized', 'delayed', 'active'], 0, -1);
-    const places = await backend.placesOf(name, inLists);
-    const open = new Set(inLists.filter((id) => places.get(id) === 'open'));
+    const open = new Set<string>();
+    for (let at = 0; at < inLists.length; at += PLACES_AT_ONCE) {
+      const places = await backend.placesOf(name, inLists.slice(at, at + PLACES_AT_ONCE));
+      for (const [id, place] of places) if (place === 'open') open.add(id);
+    }
     const { rows } = await pool.query<{ id: string }>(
       "select id || '-' || generation as id from outbox.jobs where finished_at is null and queue = $1",
       [name],
