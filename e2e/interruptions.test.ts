@@ -195,6 +195,13 @@ it('a job that takes five times its lease is run once, while another worker stan
   await Promise.all([start('worker', env), start('worker', env)]);
   answerLate(5_000);
   await insertAutoSyncs(1);
+  await untilTexted(1);
+  await sleep(4_000);
+  // BullMQ's lock alone would keep it from the other worker, too; the row must say the same.
+  const { rows } = await world.db.pool.query(
+    "select locked_until > clock_timestamp() as leased from outbox.jobs where state = 'active'",
+  );
+  expect(rows).toEqual([{ leased: true }]);
   await untilCompleted(1, 15_000);
   expect(await reminders()).toEqual([{ state: 'completed', attempt: 1, interruptions: 0, runs: ['completed'] }]);
   expectOneTextEach(1);
