@@ -6,6 +6,7 @@ import { findRedisServer, startLocalRedis, type LocalRedis } from '@outbox/local
 import { migrate } from '@outbox/postgres';
 import { startTwilioSimulator, type TwilioSimulator } from '@outbox/simulators';
 import { createTestDatabase, startService, waitFor, type RunningService, type TestDatabase } from '@outbox/testing';
+import { insertAutoSyncs } from './auto-syncs.fixture.ts';
 
 const AUTO_SYNCS = 100;
 
@@ -56,29 +57,6 @@ afterEach(async () => {
   await rm(folder, { recursive: true });
 });
 
-/** Each auto sync has a crew of its own with one member, so that each is texted under a number of its own. */
-async function insertAutoSyncs(): Promise<void> {
-  await db.pool.query(
-    `with organizer as (
-       insert into auth.users default values returning id
-     ), profile as (
-       insert into profiles (id) select id from organizer returning id
-     ), members as (
-       select p.id as owner, gen_random_uuid() as crew, gen_random_uuid() as contact, n
-       from profile p, generate_series(1, $1::int) n
-     ), crew as (
-       insert into crews (id, owner_id, name) select crew, owner, 'Crew ' || n from members
-     ), contact as (
-       insert into contacts (id, owner_id, name, phone)
-       select contact, owner, 'Member ' || n, '+1555555' || lpad(n::text, 4, '0') from members
-     ), member as (
-       insert into crew_members (crew_id, contact_id) select crew, contact from members
-     )
-     insert into auto_syncs (organizer_id, crew_id, event_name) select owner, crew, 'Event ' || n from members`,
-    [AUTO_SYNCS],
-  );
-}
-
 async function countStates(name: string): Promise<Record<string, number>> {
   const { rows } = await db.pool.query<{ state: string; count: number }>(
     'select state, count(*)::int from outbox.jobs where name = $1 group by state',
@@ -125,7 +103,7 @@ it.each(losses)(
   '%s loses no job and doubles none: each auto sync is reminded once, and paused',
   async (_title, backend, lose) => {
     await startServices(backend);
-    await insertAutoSyncs();
+    await insertAutoSyncs(db.pool, AUTO_SYNCS);
     await waitFor(async () => expect(await countStates('reminder_24h')).toEqual({ published: AUTO_SYNCS }));
     await lose();
 

@@ -8,6 +8,7 @@ import {
   type TestDatabase,
   type TestPrefix,
 } from '@outbox/testing';
+import { insertAutoSyncs } from './auto-syncs.fixture.ts';
 
 const SERIAL_KEYS = 3;
 const ROWS = 15;
@@ -54,27 +55,8 @@ const phoneOf = (n: number) => `+1555555${String(n).padStart(4, '0')}`;
 /** Auto syncs with one member each, every fifth one paused; no job of the catalogue is serial, so we plan them ourselves. */
 async function insertSerialReminders(): Promise<void> {
   await db.pool.query('alter table auto_syncs disable trigger on_auto_sync_created');
-  await db.pool.query(
-    `with organizer as (
-       insert into auth.users default values returning id
-     ), profile as (
-       insert into profiles (id) select id from organizer returning id
-     ), members as (
-       select p.id as owner, gen_random_uuid() as crew, gen_random_uuid() as contact, n
-       from profile p, generate_series(1, $1::int) n
-     ), crew as (
-       insert into crews (id, owner_id, name) select crew, owner, 'Crew ' || n from members
-     ), contact as (
-       insert into contacts (id, owner_id, name, phone)
-       select contact, owner, 'Member ' || n, '+1555555' || lpad(n::text, 4, '0') from members
-     ), member as (
-       insert into crew_members (crew_id, contact_id) select crew, contact from members
-     )
-     insert into auto_syncs (organizer_id, crew_id, event_name, status)
-     select owner, crew, 'Event ' || n, (case when n % 5 = 0 then 'paused' else 'running' end)::auto_sync_status
-     from members`,
-    [ROWS],
-  );
+  await insertAutoSyncs(db.pool, ROWS);
+  await db.pool.query("update auto_syncs set status = 'paused' where substr(event_name, 7)::int % 5 = 0");
   await db.pool.query(
     `select from outbox.enqueue_many(name => 'reminder_24h', rows => (
        select jsonb_agg(jsonb_build_object(
