@@ -25,7 +25,7 @@ const text = [
       Object.keys(schema.shape).filter((setting) => !shared.includes(setting)),
     ),
   ),
-  section('npm run migrate (besides DATABASE_URL, OUTBOX_INSTANCE and QUEUE_BACKEND)'),
+  section('npm run migrate (besides DATABASE_URL, OUTBOX_INSTANCE, QUEUE_BACKEND and FAMILIES)'),
   '# Delays the jobs get: production (hours) or demo (seconds)\n# TIMINGS=production',
 ].join('\n');
 

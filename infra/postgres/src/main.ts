@@ -1,9 +1,11 @@
 import { parseArgs } from 'node:util';
 import { z } from 'zod';
 import { ConfigError, loadConfig, sharedSettings, UnavailableError } from '@outbox/core';
+import { familiesSetting } from '@outbox/jobs';
 import { migrate } from './migrate.ts';
 
 const settings = sharedSettings.pick({ DATABASE_URL: true, OUTBOX_INSTANCE: true, QUEUE_BACKEND: true }).extend({
+  ...familiesSetting,
   TIMINGS: z
     .enum(['production', 'demo'], { error: 'must be production or demo' })
     .default('production')
@@ -20,6 +22,7 @@ async function main(): Promise<void> {
     instance: config.OUTBOX_INSTANCE,
     backend: config.QUEUE_BACKEND,
     timings: config.TIMINGS,
+    families: config.FAMILIES,
     host: values.host,
     claimInstance: values['claim-instance'],
     log: (line) => process.stdout.write(`migrate: ${line}\n`),

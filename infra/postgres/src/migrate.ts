@@ -12,7 +12,7 @@ import {
   UnavailableError,
   type TimingsName,
 } from '@outbox/core';
-import { catalog, families, type Family } from '@outbox/jobs';
+import { definitionsOf, families, type Family, type FamilyName } from '@outbox/jobs';
 import { syncJobTypes } from './job-types.ts';
 
 export interface MigrateOptions {
@@ -22,6 +22,8 @@ export interface MigrateOptions {
   backend: 'redis' | 'postgres';
   /** Which timings the jobs get. An operator's own (operator_ columns) are never touched. */
   timings: TimingsName;
+  /** Families to install and keep up to date; the others are left as they are. All by default. */
+  families?: readonly FamilyName[];
   /** Also install the stand-in for the host application (development and tests only). */
   host?: boolean;
   /** Make a copied database ours: it takes the name in `instance`. */
@@ -59,8 +61,10 @@ async function applyAll(client: pg.Client, options: MigrateOptions): Promise<voi
   await ledger.applyNumbered('migrations', OWNER);
   await writeMeta(client, options);
   await ledger.reapplyChanged('functions', await sqlFiles('functions'), OWNER);
-  await syncJobTypes(client, catalog, options.timings);
-  for (const family of families) await installFamily(client, ledger, family, log);
+  const wanted = families.filter(({ name }) => options.families?.includes(name) ?? true);
+  const names = wanted.map(({ name }) => name);
+  await syncJobTypes(client, definitionsOf(names), options.timings);
+  for (const family of wanted) await installFamily(client, ledger, family, log);
 
   if (options.backend === 'postgres') await migrateQueueBackend(client);
   await switchBackend(client, options.backend, log);
@@ -106,7 +110,11 @@ class Ledger {
 
   /** Files that change tables: each once, in order of their numbers, never edited afterwards. */
   async applyNumbered(folder: string, role?: string): Promise<void> {
-    for (const file of await sqlFiles(folder)) {
+    await this.applyOnce(await sqlFiles(folder), role);
+  }
+
+  async applyOnce(files: SqlFile[], role?: string): Promise<void> {
+    for (const file of files) {
       const hash = this.#applied.get(file.name);
       if (hash === undefined) await this.#apply([file], role);
       else if (hash !== file.hash) {
@@ -181,8 +189,10 @@ async function installFamily(
     log(`left out ${family.name}: this database has no ${rows.map(({ missing }) => missing).join(', ')}`);
     return;
   }
-  const files = await Promise.all(family.sql.map((url) => readSqlFile(fileURLToPath(url), `families/${family.name}`)));
-  await ledger.reapplyChanged(`families/${family.name}`, files);
+  const folder = `families/${family.name}`;
+  const read = (urls: URL[]) => Promise.all(urls.map((url) => readSqlFile(fileURLToPath(url), folder)));
+  await ledger.applyOnce(await read(family.migrations ?? []));
+  await ledger.reapplyChanged(folder, await read(family.sql));
 }
 
 /** Refuses a database that belongs to another installation, before anything is changed in it. */

@@ -25,6 +25,18 @@ export interface Timings {
 /** Which set of timings `migrate` writes into `outbox.job_types`. */
 export type TimingsName = 'production' | 'demo';
 
+/**
+ * Somebody else's API that jobs call. All workers together obey its limit and its circuit breaker, which are kept in
+ * Postgres (`outbox.providers`, `outbox.breakers`).
+ */
+export interface ProviderDefinition {
+  readonly name: string;
+  /** Calls a minute, of all tenants together and evenly spaced; undefined means no limit of our own. */
+  readonly requestsPerMinute?: number;
+  /** One line for people. */
+  readonly description: string;
+}
+
 export interface JobDefinition<Name extends string = string, Payload extends z.ZodType = z.ZodType> {
   /** Unique over all families; the name of the BullMQ job and of the row. */
   readonly name: Name;
@@ -34,6 +46,17 @@ export interface JobDefinition<Name extends string = string, Payload extends z.Z
   readonly payload: Payload;
   /** The business key: what `unique` compares, and what people search for. */
   readonly key: (payload: z.output<Payload>) => string | undefined;
+  /** Jobs of one serial key never run at the same time, whatever their names. */
+  serialKey?(payload: z.output<Payload>): string;
+  /** Whom it calls; undefined when it calls nobody, or nobody who could be down. */
+  readonly provider?: ProviderDefinition;
+  /**
+   * Field of the payload that names the tenant of the provider (an account, an integration): breakers and limits then hold
+   * one tenant alone. Undefined when all jobs call as one and the same tenant.
+   */
+  readonly tenantField?: string;
+  /** Most jobs of its queue that run at the same time in all workers together; undefined means no such limit. */
+  readonly concurrency?: number;
   readonly timings: Record<TimingsName, Timings>;
   readonly unique: Uniqueness;
   /** Attempts of a row that names none, the first included. */

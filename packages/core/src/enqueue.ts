@@ -1,3 +1,4 @@
+import type { JobDefinition, PayloadOf } from './define-job.ts';
 import type { EnqueueRequest } from './job-handler.ts';
 import type { Queryable } from './postgres.ts';
 
@@ -35,4 +36,19 @@ export async function enqueue(db: Queryable, name: string, request: EnqueueReque
   const row = rows[0];
   if (!row) throw new Error(`outbox.enqueue returned no row for ${name}`);
   return { id: row.id, isNew: row.is_new };
+}
+
+/** The same for a job of the catalogue: what the definition says of its payload (key, serial key) need not be said. */
+export async function enqueueDefined<D extends JobDefinition>(
+  db: Queryable,
+  definition: D,
+  request: EnqueueRequest<PayloadOf<D>>,
+): Promise<Enqueued> {
+  const key = request.key ?? definition.key(request.payload);
+  const serialKey = request.serialKey ?? definition.serialKey?.(request.payload);
+  return enqueue(db, definition.name, {
+    ...request,
+    ...(key === undefined ? {} : { key }),
+    ...(serialKey === undefined ? {} : { serialKey }),
+  });
 }

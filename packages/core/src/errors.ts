@@ -32,14 +32,22 @@ export class PermanentError extends OutboxError {
   }
 }
 
-/** The provider asks to wait `retryAfterMs` milliseconds. No attempt is spent. */
+/** Whom a limit holds: every job of the provider, those of the same tenant of it, or this job alone. */
+export type LimitScope = 'provider' | 'tenant' | 'job';
+
+/**
+ * The provider asks to wait `retryAfterMs` milliseconds. No attempt is spent. Thrown by a call of `JobContext.call` or
+ * `effect`, it holds all workers' calls within `scope`.
+ */
 export class RateLimitedError extends OutboxError {
   readonly code = 'rate_limited';
   readonly retryAfterMs: number;
+  readonly scope: LimitScope;
 
-  constructor(message: string, retryAfterMs: number, options?: ErrorOptions) {
+  constructor(message: string, retryAfterMs: number, options: ErrorOptions & { scope?: LimitScope } = {}) {
     super(message, options);
     this.retryAfterMs = retryAfterMs;
+    this.scope = options.scope ?? 'job';
   }
 }
 

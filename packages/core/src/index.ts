@@ -15,6 +15,7 @@ export * from './mask-phones.ts';
 export * from './micro-batch.ts';
 export * from './outcome.ts';
 export * from './postgres.ts';
+export * from './provider-http.ts';
 export * from './queue-backend.ts';
 export * from './service.ts';
 export * from './steps.ts';

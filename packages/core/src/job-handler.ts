@@ -60,6 +60,13 @@ export interface JobContext {
   /** For reading. Writes belong into `complete`. Throws once the signal has aborted. */
   readonly db: Queryable;
   /**
+   * Makes a call that may be repeated (a read, an update to absolute values) to the provider of this job: in its turn when
+   * the provider has a limit, and its outcome counts for the circuit breaker. `request` gets a signal that aborts with the
+   * job. Throws what `request` throws, or `RateLimitedError` when the turn is too far away to wait for. When the run then
+   * ends with `ProviderUnavailableError` and the breaker is open, no attempt is spent.
+   */
+  readonly call: <T>(request: (signal: AbortSignal) => Promise<T>) => Promise<T>;
+  /**
    * Makes a call that must not happen twice: written to the ledger before, settled after. Returns the outcome of an
    * earlier attempt without calling again. Throws what the call throws, or `EffectUndecidedError` while nobody can tell.
    */

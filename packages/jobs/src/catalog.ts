@@ -1,9 +1,12 @@
 import type { JobDefinition } from '@outbox/core';
+import { families, type FamilyName } from './families.ts';
 import { pauseCheck } from './pause-checks/job.ts';
 import { sendReminder } from './reminders/job.ts';
 
 /** Every job of this installation. A new one is a folder, a line here and a line in handlers.ts. */
 export const catalog = [sendReminder, pauseCheck] as const satisfies readonly JobDefinition[];
+
+const allFamilies = families.map(({ name }) => name);
 
 export type JobName = (typeof catalog)[number]['name'];
 
@@ -12,11 +15,17 @@ export function findDefinition(name: string): JobDefinition | undefined {
   return catalog.find((definition) => definition.name === name);
 }
 
-/** The queues of the catalogue, each once. */
-export function queueNames(): string[] {
-  return [...new Set(catalog.map(({ queue }) => queue))];
+/** The definitions of these families; of all without an argument. */
+export function definitionsOf(names: readonly FamilyName[] = allFamilies): readonly JobDefinition[] {
+  return catalog.filter(({ family }) => names.some((name) => name === family));
 }
 
-export { families, type Family } from './families.ts';
+/** The queues of these families, each once. */
+export function queueNames(names: readonly FamilyName[] = allFamilies): string[] {
+  return [...new Set(definitionsOf(names).map(({ queue }) => queue))];
+}
+
+export { families, type Family, type FamilyName } from './families.ts';
+export { familiesSetting } from './families-setting.ts';
 export { pauseCheck } from './pause-checks/job.ts';
 export { sendReminder } from './reminders/job.ts';

@@ -1,8 +1,13 @@
-/** What a family puts into the database: SQL that migrate re-applies, in this order, when its text has changed. */
+export type FamilyName = 'reminders';
+
+/** What a family puts into the database, and what it needs there. */
 export interface Family {
-  name: string;
+  name: FamilyName;
   /** Tables of the host application without which the family cannot be installed. */
   hostTables: string[];
+  /** Tables of the family's own: each file is applied once, in this order, and never edited afterwards. */
+  migrations?: URL[];
+  /** Functions, triggers and views, which migrate re-applies, in this order, when their text has changed. */
   sql: URL[];
   /**
    * Function that heals what the triggers of the family missed, called once a minute. Takes nothing; returns null when

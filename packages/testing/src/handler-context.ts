@@ -1,6 +1,6 @@
 import {
   EffectRejectedError,
-  enqueue,
+  enqueueDefined,
   withTransaction,
   type EffectOutcome,
   type EffectRequest,
@@ -42,6 +42,7 @@ export function handlerContext<Dependencies extends object>(
     signal,
     log: captureLogs().log,
     db: pool,
+    call: (request) => request(signal),
     effect: async (request) => {
       const known = outcomes.get(request.key);
       if (known) return known;
@@ -92,8 +93,7 @@ function jobTransaction(client: PoolClient): JobTransaction {
   return {
     query: (text, values) => client.query(text, values),
     enqueue: async (definition: JobDefinition, request) => {
-      const key = request.key ?? definition.key(request.payload);
-      const { id } = await enqueue(client, definition.name, { ...request, ...(key === undefined ? {} : { key }) });
+      const { id } = await enqueueDefined(client, definition, request);
       return id;
     },
   };

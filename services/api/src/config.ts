@@ -1,4 +1,5 @@
 import { envInteger, envPort, sharedSettings, withQueueBackend } from '@outbox/core';
+import { familiesSetting } from '@outbox/jobs';
 import { z } from 'zod';
 
 /** One secret, or the new and the old one while it is being changed, separated by a comma. Errors never show them. */
@@ -13,6 +14,7 @@ function secrets(minLength: number, missing: string) {
 /** Settings of the API; `.env.example` is written from these descriptions. */
 export const apiSettings = withQueueBackend(
   sharedSettings.extend({
+    ...familiesSetting,
     PORT: envPort.default(4000).describe('Port of the API, the board, /healthz and /readyz'),
     HOST: z
       .string()

@@ -10,7 +10,7 @@ import {
   runService,
   SECOND,
 } from '@outbox/core';
-import { catalog, findDefinition, queueNames } from '@outbox/jobs';
+import { definitionsOf, queueNames } from '@outbox/jobs';
 import { createApp } from './app.ts';
 import { apiSettings } from './config.ts';
 
@@ -38,11 +38,12 @@ await runService({
     await assertInstallation(pool, settings);
 
     const backend = await connectQueueBackend(settings, (err) => log.warn({ err }, 'queue backend error'));
-    const queues = queueNames().map((name) => backend.createQueue(name));
+    const queues = queueNames(settings.FAMILIES).map((name) => backend.createQueue(name));
+    const catalog = definitionsOf(settings.FAMILIES);
     const app = createApp({
       db: pool,
       catalog,
-      findDefinition,
+      findDefinition: (name) => catalog.find((definition) => definition.name === name),
       queues,
       settings,
       log,

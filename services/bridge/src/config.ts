@@ -1,9 +1,11 @@
 import { envDuration, envInteger, envPort, HOUR, MINUTE, SECOND, sharedSettings, withQueueBackend } from '@outbox/core';
+import { familiesSetting } from '@outbox/jobs';
 import { z } from 'zod';
 
 /** Settings of the bridge; `.env.example` is written from these descriptions. */
 export const bridgeSettings = withQueueBackend(
   sharedSettings.extend({
+    ...familiesSetting,
     PUBLISH_BATCH: envInteger(1, 5_000).default(500).describe('Most rows of one publish'),
     PUBLISH_WINDOW: envDuration(60 * SECOND, 24 * 365 * HOUR)
       .default(72 * HOUR)

@@ -46,7 +46,7 @@ await runService({
     const backend = await connectQueueBackend(settings, (err) => log.warn({ err }, 'queue backend error'));
     const queues = createQueues(backend);
     const { queueOf } = queues;
-    const names = queueNames();
+    const names = queueNames(settings.FAMILIES);
     names.forEach(queueOf);
 
     const guard = new RestoreGuard({ pool, backend, log });
@@ -67,7 +67,7 @@ await runService({
       log,
     });
     const pruner = new Pruner({ pool, heldBy, log });
-    const sweeper = new Sweeper({ pool, everyMs: settings.SWEEP_INTERVAL, heldBy, log });
+    const sweeper = new Sweeper({ pool, families: settings.FAMILIES, everyMs: settings.SWEEP_INTERVAL, heldBy, log });
     const repeat = (everyMs: number, failure: string, work: () => Promise<void>) =>
       new Repeater({ everyMs, log, failure, work });
     const counting = repeat(COUNT_EVERY_MS, 'restore counter not compared', () => guard.look());

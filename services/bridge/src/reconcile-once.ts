@@ -47,7 +47,7 @@ async function reconcile(dryRun: boolean): Promise<Findings> {
     try {
       if (!dryRun && (await isBehindBackend(pool, backend))) throw new ConfigError(RESTORED);
       const prepare = async (name: string) => setPaused(queues.queueOf(name), await readPause(pool, name));
-      return await reconcileOnce({ pool, backend, queues: queueNames(), dryRun, prepare, log });
+      return await reconcileOnce({ pool, backend, queues: queueNames(settings.FAMILIES), dryRun, prepare, log });
     } finally {
       await queues.close();
       await backend.close();

@@ -26,7 +26,7 @@ async function setAside(count: number): Promise<void> {
 
 async function round(): Promise<unknown[]> {
   const { log, lines } = captureLogs();
-  await new Sweeper({ pool: bridge, everyMs: 60_000, heldBy: () => undefined, log }).sweep();
+  await new Sweeper({ pool: bridge, families: ['reminders'], everyMs: 60_000, heldBy: () => undefined, log }).sweep();
   return lines;
 }
 

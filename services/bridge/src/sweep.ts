@@ -1,5 +1,5 @@
 import type { Logger, Pool } from '@outbox/core';
-import { families } from '@outbox/jobs';
+import { families, type FamilyName } from '@outbox/jobs';
 import { z } from 'zod';
 import { Repeater } from './repeater.ts';
 
@@ -43,6 +43,8 @@ const MOST_CALLS = 100;
 
 export interface SweeperOptions {
   pool: Pool;
+  /** The others are left alone. */
+  families: readonly FamilyName[];
   everyMs: number;
   /** Says why nothing may be changed now; undefined when all is well. */
   heldBy: () => string | undefined;
@@ -71,10 +73,11 @@ export class Sweeper {
     await this.#repeater.stop();
   }
 
-  /** One round over all families. An error of one is logged and does not keep the others from it. */
+  /** One round over its families. An error of one is logged and does not keep the others from it. */
   async sweep(): Promise<void> {
     for (const { name, sweep } of families) {
-      if (sweep === undefined || this.#options.heldBy() !== undefined) continue;
+      if (sweep === undefined || !this.#options.families.includes(name)) continue;
+      if (this.#options.heldBy() !== undefined) return;
       await this.#sweepFamily(name, sweep).catch((err: unknown) =>
         this.#options.log.warn({ family: name, err }, 'sweep failed'),
       );

@@ -1,5 +1,5 @@
 import { envDuration, envInteger, envPort, MINUTE, SECOND, sharedSettings, withQueueBackend } from '@outbox/core';
-import { queueNames } from '@outbox/jobs';
+import { familiesSetting, queueNames } from '@outbox/jobs';
 import { checkHandlerSettings, handlerSettings } from '@outbox/jobs/handlers';
 import { z } from 'zod';
 
@@ -8,13 +8,14 @@ const knownQueues = queueNames();
 /** Settings of the worker; `.env.example` is written from these descriptions. */
 export const workerSettings = withQueueBackend(
   sharedSettings.extend({
+    ...familiesSetting,
     ...handlerSettings.shape,
     QUEUES: z
       .string()
       .transform((list) => list.split(',').map((name) => name.trim()))
       .pipe(z.array(z.enum(knownQueues, { error: `must be a list of ${knownQueues.join(', ')}` })).min(1))
-      .default(knownQueues)
-      .describe('Queues this worker serves, separated by commas; blank means all'),
+      .optional()
+      .describe('Queues this worker serves, separated by commas; blank means all of its families'),
     CONCURRENCY: envInteger(1, 1_000).default(20).describe('Jobs of one queue this process runs at the same time'),
     LEASE: envDuration(1 * SECOND, 10 * MINUTE)
       .default(15 * SECOND)

@@ -1,5 +1,5 @@
 import {
-  enqueue,
+  enqueueDefined,
   isConnectionError,
   isContention,
   JobCancelledError,
@@ -75,6 +75,11 @@ export class JobRun implements JobContext {
   get unwrittenProgress(): unknown {
     return this.#progress.unwritten;
   }
+
+  call: JobContext['call'] = (request) => {
+    this.signal.throwIfAborted();
+    return request(this.signal);
+  };
 
   effect: JobContext['effect'] = (request) => this.#effects.run(request);
 
@@ -155,8 +160,7 @@ function jobTransaction(client: PoolClient): JobTransaction {
   return {
     query: (text, values) => client.query(text, values),
     enqueue: async (definition: JobDefinition, request) => {
-      const key = request.key ?? definition.key(request.payload);
-      const { id } = await enqueue(client, definition.name, { ...request, ...(key === undefined ? {} : { key }) });
+      const { id } = await enqueueDefined(client, definition, request);
       return id;
     },
   };

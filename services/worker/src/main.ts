@@ -14,7 +14,7 @@ import {
   startHealthServer,
   type Checks,
 } from '@outbox/core';
-import { findDefinition } from '@outbox/jobs';
+import { findDefinition, queueNames } from '@outbox/jobs';
 import { createHandlerDependencies, findHandler } from '@outbox/jobs/handlers';
 import { createClaim } from './claim.ts';
 import { workerSettings } from './config.ts';
@@ -79,9 +79,10 @@ await runService({
       handBack: handBack.signal,
       log,
     };
+    const queues = settings.QUEUES ?? queueNames(settings.FAMILIES);
     const workers = new Workers({
       backend,
-      queues: settings.QUEUES,
+      queues,
       concurrency: settings.CONCURRENCY,
       leaseMs,
       stalledIntervalMs: settings.STALLED_INTERVAL,
@@ -92,7 +93,7 @@ await runService({
     });
     const watchdog = new Watchdog({
       backend,
-      queues: settings.QUEUES,
+      queues,
       activity: () => workers.activity(),
       wedgedAfterMs: settings.WEDGED_AFTER,
       log,

@@ -3,11 +3,14 @@ import {
   codeOf,
   EffectRejectedError,
   MINUTE,
+  NEVER_SENT,
   OutboxError,
   PermanentError,
   ProviderUnavailableError,
   RateLimitedError,
+  retryAfterMs,
   SECOND,
+  TEMPORARY_STATUSES,
 } from '@outbox/core';
 import twilio from 'twilio';
 import RequestClient from 'twilio/lib/base/RequestClient.js';
@@ -181,13 +184,6 @@ class TwilioHttp extends RequestClient {
   }
 }
 
-/**
- * Nobody listened, nobody had that name, or the certificate was wrong: the request certainly never left. Codes that can
- * also end an open connection (EHOSTUNREACH, ETIMEDOUT, ECONNRESET) are not among them.
- */
-const NEVER_SENT =
-  /^(ECONNREFUSED|ENOTFOUND|EAI_AGAIN|CERT_.*|SELF_SIGNED_.*|DEPTH_ZERO_.*|UNABLE_TO_.*|ERR_TLS_CERT_ALTNAME_INVALID)$/;
-
 function errorOfConnection(error: unknown, signal: AbortSignal, purpose: Purpose): ProviderUnavailableError {
   const reason = signal.aborted ? String(signal.reason) : codeOf(error) || 'connection failed';
   const ambiguous = purpose === 'send' && (signal.aborted || !NEVER_SENT.test(reason));
@@ -214,9 +210,6 @@ const answerHeaders = z.object({
   'twilio-request-id': z.string().optional(),
 });
 
-/** Client errors that say "not now" rather than "not so". */
-const TEMPORARY_STATUSES = new Set([408, 425]);
-
 interface Answer {
   statusCode: number;
   headers: unknown;
@@ -231,24 +224,13 @@ function errorOfAnswer(response: Answer, purpose: Purpose): OutboxError {
   const message = `Twilio answered ${status} with code ${code ?? 'none'} (request ${requestId}).`;
 
   if (status === 429 || code === TOO_MANY_REQUESTS) {
-    return new RateLimitedError(message, retryAfterMs(headers?.['retry-after'], Date.now()));
+    return new RateLimitedError(message, retryAfterMs(headers?.['retry-after']), { scope: 'provider' });
   }
-  if (code === SENDER_QUEUE_FULL) return new RateLimitedError(message, SENDER_QUEUE_WAIT_MS);
+  if (code === SENDER_QUEUE_FULL) return new RateLimitedError(message, SENDER_QUEUE_WAIT_MS, { scope: 'provider' });
   if (status < 400 || status >= 500 || TEMPORARY_STATUSES.has(status)) {
     return new ProviderUnavailableError(message, { ambiguous: purpose === 'send' });
   }
   const reason = `twilio_${code ?? status}`;
   if (code !== undefined && RECIPIENT_CODES.has(code)) return new EffectRejectedError(message, { code: reason });
   return new PermanentError(`${message} Check the TWILIO_ settings.`, { code: reason });
-}
-
-const MIN_RETRY_AFTER_MS = 1 * SECOND;
-const MAX_RETRY_AFTER_MS = 15 * MINUTE;
-
-/** `Retry-After` is seconds or an HTTP date; without one (Twilio promises none) the least wait. */
-function retryAfterMs(header: string | undefined, now: number): number {
-  if (header === undefined) return MIN_RETRY_AFTER_MS;
-  const wait = /^\d+$/.test(header) ? Number(header) * SECOND : Date.parse(header) - now;
-  if (Number.isNaN(wait)) return MIN_RETRY_AFTER_MS;
-  return Math.min(Math.max(wait, MIN_RETRY_AFTER_MS), MAX_RETRY_AFTER_MS);
 }

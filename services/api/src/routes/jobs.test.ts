@@ -241,7 +241,12 @@ describe('POST /api/jobs', () => {
   }
 
   it('refuses a text that Postgres cannot store, as the fault of the caller', async () => {
-    const note = defineJob({ ...sendReminder, payload: z.object({ note: z.string() }), key: () => undefined });
+    const note = defineJob({
+      ...sendReminder,
+      payload: z.object({ note: z.string() }),
+      key: () => undefined,
+      serialKey: undefined,
+    });
     const other = await serveJob(note);
     const body = { name: 'reminder_24h', payload: { note: 'NUL: \u0000' } };
     const answer = await call({ method: 'POST', body, to: other });

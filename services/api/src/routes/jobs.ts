@@ -113,17 +113,19 @@ function parseEnqueue(
     const names = catalog.map((known) => known.name).join(', ');
     throw invalidRequest([{ field: 'name', message: `is not a job of this installation, which has: ${names}` }]);
   }
-  const key = parseKey(definition, payload);
+  const parsed = parsePayload(definition, payload);
+  const key = definition.key(parsed);
+  const serialKey = definition.serialKey?.(parsed);
   const idempotencyKey = parseIdempotencyKey(request);
   const traceparent = TRACEPARENT.exec(request.get('traceparent') ?? '')?.[0];
-  return { name, request: { ...options, payload, key, idempotencyKey, traceparent } };
+  return { name, request: { ...options, payload, key, serialKey, idempotencyKey, traceparent } };
 }
 
-/** Checks the payload as the worker will, and gives its business key. The row keeps what the caller sent. */
-function parseKey(definition: JobDefinition, payload: unknown): string | undefined {
+/** Checks the payload as the worker will. The row keeps what the caller sent. */
+function parsePayload(definition: JobDefinition, payload: unknown): unknown {
   const parsed = strict(definition.payload).safeParse(payload);
   if (!parsed.success) throw invalidRequest(fieldErrors(parsed.error, ['payload']));
-  return definition.key(parsed.data);
+  return parsed.data;
 }
 
 /** A plain object schema drops what it does not know; a caller who misspelt a field should hear of it. */
