@@ -25,10 +25,17 @@ afterAll(async () => {
 /** A user, and a way to run the attempts of its job. */
 async function setup(wish: UserWish = {}, wrapBubble: (bubble: BubbleClient) => BubbleClient = (bubble) => bubble) {
   const userId = await signUp(database.pool, wish);
-  const where = { appUrl: app.url, apiToken: 'simulator', dataType: 'user', idField: 'external_id', emailField: 'email' };
+  const where = {
+    appUrl: app.url,
+    apiToken: 'simulator',
+    dataType: 'user',
+    idField: 'external_id',
+    emailField: 'email',
+  };
   const bubble = wrapBubble(createBubbleClient({ ...where, timeoutMs: 5 * SECOND }));
   const context = handlerContext<BubbleDependencies>(worker, { dependencies: { bubble } });
-  const attempt = (overrides: Partial<JobContext> = {}) => handleBubbleUserSync({ userId }, { ...context, ...overrides });
+  const attempt = (overrides: Partial<JobContext> = {}) =>
+    handleBubbleUserSync({ userId }, { ...context, ...overrides });
   return { userId, attempt };
 }
 
