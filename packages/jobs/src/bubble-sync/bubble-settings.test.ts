@@ -35,9 +35,9 @@ test('nothing set means the local simulator', () => {
 test.each([
   ['BUBBLE_PROVIDER', 'airtable'],
   ['BUBBLE_SIMULATOR_URL', 'ftp://127.0.0.1'],
-  ['BUBBLE_APP_URL', 'http://app.bubbleapps.io'],
-  ['BUBBLE_APP_URL', 'app.bubbleapps.io'],
-  ['BUBBLE_APP_URL', 'https://app.bubbleapps.io/api/1.1'],
+  ['BUBBLE_APP_URL', 'http://app.example.com'],
+  ['BUBBLE_APP_URL', 'my-app'],
+  ['BUBBLE_APP_URL', 'https://app.example.com/api/1.1'],
   ['BUBBLE_DATA_TYPE', 'Rental Unit'],
   ['BUBBLE_TIMEOUT_MS', '10s'],
   ['BUBBLE_TIMEOUT_MS', '10001'],

@@ -17,7 +17,17 @@ set local role outbox_owner;
 create or replace function bubble.captured_since() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp
 return (
-  select c.enabled_at from outbox.captures c where c.job_name = 'bubble_user_sync' and c.enabled
+  select c.enabled_at
+  from outbox.captures c
+  where c.name = 'bubble.users'
+    and c.enabled
+    and not exists (
+      select from jsonb_each_text(c.triggers) as w (event, name)
+      where not exists (
+        select from pg_trigger t
+        where t.tgrelid = c.table_name::regclass and t.tgname = w.name and t.tgenabled in ('O', 'A')
+      )
+    )
 );
 
 -- A job of a change longer ago may have been pruned: that there is none says nothing.

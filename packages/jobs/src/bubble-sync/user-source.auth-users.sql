@@ -27,7 +27,7 @@ select
   l.synced_at
 from auth.users u
 left join bubble.links l on l.user_id = u.id;
-grant select on bubble.user_source to outbox_owner;
+grant select on bubble.user_source to outbox_owner with grant option;
 grant usage on schema auth to outbox_owner;
 
 set local role outbox_owner;
@@ -48,3 +48,16 @@ begin atomic
 end;
 
 reset role;
+
+-- Sign-ups, and changes of what Bubble has. A deleted user's open job ends.
+select outbox.capture(
+  name => 'bubble.users',
+  table_name => 'auth.users',
+  job_name => 'bubble_user_sync',
+  key => 'row.id::text',
+  columns => '{email,phone,raw_user_meta_data}',
+  payload => $$jsonb_build_object('userId', row.id)$$,
+  owner_id => 'row.id',
+  serial_key => $$'bubble_user:' || row.id$$,
+  reason => 'user_deleted'
+);

@@ -47,3 +47,16 @@ begin atomic
 end;
 
 reset role;
+
+-- Sign-ups, and changes of what Bubble has. A deleted user's open job ends.
+select outbox.capture(
+  name => 'bubble.users',
+  table_name => 'public.users',
+  job_name => 'bubble_user_sync',
+  key => 'row.id::text',
+  columns => '{email,first_name,last_name,phone}',
+  payload => $$jsonb_build_object('userId', row.id)$$,
+  owner_id => 'row.id',
+  serial_key => $$'bubble_user:' || row.id$$,
+  reason => 'user_deleted'
+);
