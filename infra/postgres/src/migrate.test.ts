@@ -94,7 +94,10 @@ describe('a fresh database', () => {
       expect(await rowsOf(pool, schemas)).toEqual([{ outbox: true, reminders: null }]);
 
       expect(await run(url, { host: true })).toContain('applied families/reminders');
-      expect(await rowsOf(pool, `select job_name from outbox.captures`)).toEqual([{ job_name: 'reminder_24h' }]);
+      expect(await rowsOf(pool, `select job_name from outbox.captures order by 1`)).toEqual([
+        { job_name: 'bubble_user_sync' },
+        { job_name: 'reminder_24h' },
+      ]);
     });
   });
 });
@@ -286,7 +289,7 @@ describe('access', () => {
     select
       p.oid::regprocedure::text as name, p.prosecdef, p.proconfig, p.proacl, pg_get_userbyid(p.proowner) as owner
     from pg_proc p
-    where p.pronamespace in ('outbox'::regnamespace, 'reminders'::regnamespace)`;
+    where p.pronamespace in ('outbox'::regnamespace, 'reminders'::regnamespace, 'bubble'::regnamespace)`;
 
   test('no function of ours may be executed by everybody', async () => {
     const open = `

@@ -1,10 +1,11 @@
 import type { JobDefinition } from '@outbox/core';
+import { bubbleUserSync } from './bubble-sync/job.ts';
 import { families, type FamilyName } from './families.ts';
 import { pauseCheck } from './pause-checks/job.ts';
 import { sendReminder } from './reminders/job.ts';
 
 /** Every job of this installation. A new one is a folder, a line here and a line in handlers.ts. */
-export const catalog = [sendReminder, pauseCheck] as const satisfies readonly JobDefinition[];
+export const catalog = [sendReminder, pauseCheck, bubbleUserSync] as const satisfies readonly JobDefinition[];
 
 const allFamilies = families.map(({ name }) => name);
 
@@ -25,6 +26,7 @@ export function queueNames(names: readonly FamilyName[] = allFamilies): string[]
   return [...new Set(definitionsOf(names).map(({ queue }) => queue))];
 }
 
+export { bubbleUserSync } from './bubble-sync/job.ts';
 export { families, type Family, type FamilyName } from './families.ts';
 export { familiesSetting } from './families-setting.ts';
 export { pauseCheck } from './pause-checks/job.ts';

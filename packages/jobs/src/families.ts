@@ -1,4 +1,4 @@
-export type FamilyName = 'reminders';
+export type FamilyName = 'reminders' | 'bubble';
 
 /** What a family puts into the database, and what it needs there. */
 export interface Family {
@@ -29,6 +29,18 @@ export const families: Family[] = [
     ],
     sql: [sqlFile('reminders/trigger.sql'), sqlFile('pause-checks/functions.sql'), sqlFile('reminders/sweep.sql')],
     sweep: 'reminders.sweep',
+  },
+  {
+    name: 'bubble',
+    hostTables: ['public.users'],
+    sql: [
+      sqlFile('bubble-sync/user-source.sql'),
+      sqlFile('bubble-sync/functions.sql'),
+      sqlFile('bubble-sync/sync-queue.sql'),
+      sqlFile('bubble-sync/sweep.sql'),
+      sqlFile('bubble-sync/access.sql'),
+    ],
+    sweep: 'bubble.sweep',
   },
 ];
 

@@ -1,5 +1,12 @@
 import type { JobDefinition, JobHandler } from '@outbox/core';
 import { z } from 'zod';
+import {
+  bubbleSettings,
+  checkBubbleSettings,
+  createBubbleClientOf,
+  type BubbleSettings,
+} from './bubble-sync/bubble-settings.ts';
+import { handleBubbleUserSync, type BubbleDependencies } from './bubble-sync/handler.ts';
 import type { catalog, JobName } from './catalog.ts';
 import { handlePauseCheck } from './pause-checks/handler.ts';
 import { handleSendReminder, type ReminderDependencies } from './reminders/handler.ts';
@@ -12,18 +19,29 @@ import {
 import { checkSmsSettings, createSmsClient, smsSettings, type SmsSettings } from './reminders/sms-settings.ts';
 
 /** What the handlers need besides their context: the clients of the providers. */
-export type HandlerDependencies = ReminderDependencies;
+export type HandlerDependencies = ReminderDependencies & BubbleDependencies;
 
 /** Settings of the handlers and their providers, which the worker adds to its own. */
-export const handlerSettings = z.object({ ...smsSettings.shape, ...reminderSettings.shape });
+export const handlerSettings = z.object({
+  ...smsSettings.shape,
+  ...reminderSettings.shape,
+  ...bubbleSettings.shape,
+});
 
-export function checkHandlerSettings(settings: SmsSettings & ReminderSettings, context: z.RefinementCtx): void {
+type HandlerSettings = SmsSettings & ReminderSettings & BubbleSettings;
+
+export function checkHandlerSettings(settings: HandlerSettings, context: z.RefinementCtx): void {
   checkSmsSettings(settings, context);
   checkReminderSettings(settings, context);
+  checkBubbleSettings(settings, context);
 }
 
-export function createHandlerDependencies(settings: SmsSettings & ReminderSettings): HandlerDependencies {
-  return { sms: createSmsClient(settings), reminderRules: createReminderRules(settings) };
+export function createHandlerDependencies(settings: HandlerSettings): HandlerDependencies {
+  return {
+    sms: createSmsClient(settings),
+    reminderRules: createReminderRules(settings),
+    bubble: createBubbleClientOf(settings),
+  };
 }
 
 type DefinitionOf<Name extends JobName> = Extract<(typeof catalog)[number], { name: Name }>;
@@ -32,6 +50,7 @@ type DefinitionOf<Name extends JobName> = Extract<(typeof catalog)[number], { na
 export const handlers: { [Name in JobName]: JobHandler<DefinitionOf<Name>, HandlerDependencies> } = {
   reminder_24h: handleSendReminder,
   pause_check_48h: handlePauseCheck,
+  bubble_user_sync: handleBubbleUserSync,
 };
 
 /** The handler of a job by a name that came from a row; its payload is parsed by who calls it. */

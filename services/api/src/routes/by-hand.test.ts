@@ -343,7 +343,7 @@ describe('queues', () => {
     expect((await call('POST', `${path}/pause`, { reason: 'quiet' })).body).toEqual({ queue: paused, changed: true });
     expect((await call('POST', `${path}/pause`)).body).toEqual({ queue: paused, changed: false });
     const { body } = await call('GET', '/api/queues');
-    expect(body.queues).toEqual([{ ...free, name: 'pause-checks' }, paused]);
+    expect(body.queues).toEqual([{ ...free, name: 'bubble-sync' }, { ...free, name: 'pause-checks' }, paused]);
     expect((await call('POST', `${path}/resume`)).body).toEqual({ queue: free, changed: true });
     expect((await call('POST', `${path}/resume`)).body).toEqual({ queue: free, changed: false });
     const written = `select actor, role, action, detail from outbox.audit where action like '%-queue' order by id`;
