@@ -139,46 +139,52 @@ it('a row inserted into bubble.sync_queue copies the user again', async () => {
   await expectCopied();
 });
 
-const FAULTS = [
-  ['answers 503', { kind: 'status', status: 503 }],
-  ['answers 429', { kind: 'status', status: 429, retryAfter: 1 }],
-  ['answers too late', { kind: 'delay', delayMs: 1_500 }],
-  ['breaks the connection before', { kind: 'drop-before' }],
-  ['breaks the connection after', { kind: 'drop-after' }],
-  ['answers a page', { kind: 'html' }],
-  ['answers by halves', { kind: 'partial' }],
-] as const;
+const FAULTS = {
+  'answers-503': { kind: 'status', status: 503 },
+  'answers-429': { kind: 'status', status: 429, retryAfter: 1 },
+  'answers-too-late': { kind: 'delay', delayMs: 1_500 },
+  'breaks-before': { kind: 'drop-before' },
+  'breaks-after': { kind: 'drop-after' },
+  'answers-a-page': { kind: 'html' },
+  'answers-half': { kind: 'partial' },
+} as const;
 
-it.each(FAULTS)('a look-up that %s is repeated, and the user is created once', async (_what, fault) => {
-  world.app.fault({ ...fault, on: 'search' });
-  await Promise.all([start('bridge'), start('worker')]);
-  await signUp('ada@example.com');
-  await untilCompleted(1);
-  await expectCopied();
-});
-
-it.each(FAULTS)('an update that %s is repeated, and Bubble has the latest state', async (_what, fault) => {
-  await Promise.all([start('bridge'), start('worker')]);
-  const userId = await signUp('ada@example.com');
-  await untilCompleted(1);
-  world.app.fault({ ...fault, on: 'update' });
-  await rename(userId, 'Augusta');
-  await untilCompleted(2);
-  await expectCopied();
-});
+/** Runs `work`, whose next call of that kind meets the fault, and waits until it has. */
+async function meet(
+  fault: (typeof FAULTS)[keyof typeof FAULTS],
+  on: 'search' | 'create' | 'update',
+  work: () => unknown,
+) {
+  const met = () => world.app.requests().filter((request) => request.fault !== null).length;
+  const before = met();
+  world.app.fault({ ...fault, on });
+  await work();
+  await waitFor(() => expect(met()).toBe(before + 1), { timeoutMs: 15_000 });
+}
 
 // A create that did not arrive is made again only when no request of it can be under way any more: about half a minute.
-it.each(FAULTS)(
-  'a create that %s leaves one user in Bubble',
-  async (_what, fault) => {
-    world.app.fault({ ...fault, on: 'create' });
+it.each(['search', 'create'] as const)(
+  'whatever goes wrong with a %s (503, 429, too late, broken before and after, a page, half an answer), each user is created once',
+  async (on) => {
     await Promise.all([start('bridge'), start('worker')]);
-    await signUp('ada@example.com');
-    await untilCompleted(1, 60_000);
+    for (const [name, fault] of Object.entries(FAULTS)) await meet(fault, on, () => signUp(`${name}@example.com`));
+    await untilCompleted(Object.keys(FAULTS).length, 60_000);
     await expectCopied();
   },
-  75_000,
+  120_000,
 );
+
+it('whatever goes wrong with an update (the same), Bubble has the latest state of each user', async () => {
+  await Promise.all([start('bridge'), start('worker')]);
+  const faults = Object.entries(FAULTS);
+  const userIds = await Promise.all(faults.map(([name]) => signUp(`${name}@example.com`)));
+  await untilCompleted(faults.length);
+  for (const [position, [name, fault]] of faults.entries()) {
+    await meet(fault, 'update', () => rename(userIds[position] ?? '', name));
+  }
+  await untilCompleted(2 * faults.length, 30_000);
+  await expectCopied();
+}, 90_000);
 
 it('what Bubble refuses for good fails at once, says why, and is done when a person sets it to pending', async () => {
   world.app.fault({ kind: 'status', status: 401 });
@@ -211,3 +217,44 @@ it('a worker killed in the middle of a create leaves one user: the next one look
   await expectCopied();
   expect(await query('select interruptions from outbox.jobs')).toEqual([{ interruptions: 1 }]);
 }, 60_000);
+
+async function ended(): Promise<number> {
+  const [row] = await query<{ count: number }>('select count(*)::int from outbox.jobs where finished_at is not null');
+  return row?.count ?? 0;
+}
+
+const USERS = 1_000;
+const CHANGES = 5;
+
+it('1,000 users changed five times each while workers are killed: Bubble has each once, in its final state', async () => {
+  const rescue = { LEASE: '2s', STALLED_INTERVAL: '1s' };
+  await start('bridge');
+  let workers = await Promise.all([start('worker', rescue), start('worker', rescue)]);
+  await query(`insert into public.users (email) select n || '@example.com' from generate_series(1, $1::int) n`, [
+    USERS,
+  ]);
+
+  for (let change = 1; change <= CHANGES; change += 1) {
+    const before = await ended();
+    await waitFor(async () => expect(await ended()).toBeGreaterThan(before + 50), { timeoutMs: 30_000 });
+    await query(`update public.users set first_name = 'Change ' || $1 || ' of ' || email`, [change]);
+    const [oldest, ...rest] = workers;
+    await oldest?.kill('SIGKILL');
+    workers = [...rest, await start('worker', rescue)];
+  }
+
+  await waitFor(
+    async () => {
+      const open = await query('select state, count(*)::int from outbox.jobs where finished_at is null group by state');
+      expect(open).toEqual([]);
+    },
+    { timeoutMs: 150_000, intervalMs: 250 },
+  );
+  expect(await query('select state from outbox.jobs group by state')).toEqual([{ state: 'completed' }]);
+  expect(world.app.count('user')).toBe(USERS);
+  await expectCopied();
+  const [killed] = await query<{ runs: number }>(
+    "select count(*)::int as runs from outbox.attempts where outcome = 'interrupted'",
+  );
+  expect(killed?.runs).toBeGreaterThan(0);
+}, 300_000);

@@ -154,8 +154,12 @@ describe('recovers what a capture set aside', () => {
        values ('public.users', 'bubble_user_sync', $1, '55P03', 'locked')`,
       [userId],
     );
-  const unhealed = async () =>
-    (await database.pool.query('select key from outbox.capture_errors where healed_at is null')).rows;
+  const unhealed = async () => {
+    const { rows } = await database.pool.query<{ key: string }>(
+      'select key from outbox.capture_errors where healed_at is null',
+    );
+    return rows;
+  };
 
   test('of a user that is there: it is planned', async () => {
     const userId = await synced();
