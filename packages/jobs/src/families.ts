@@ -1,4 +1,4 @@
-export type FamilyName = 'reminders';
+export type FamilyName = 'reminders' | 'golioth';
 
 /** What a family puts into the database, and what it needs there. */
 export interface Family {
@@ -29,6 +29,12 @@ export const families: Family[] = [
     ],
     sql: [sqlFile('reminders/trigger.sql'), sqlFile('pause-checks/functions.sql'), sqlFile('reminders/sweep.sql')],
     sweep: 'reminders.sweep',
+  },
+  {
+    name: 'golioth',
+    hostTables: ['public.integrations', 'public.devices', 'public.auto_sync_schedules'],
+    migrations: [sqlFile('golioth-sync/migrations/0001_golioth.sql')],
+    sql: [sqlFile('golioth-sync/slots.sql')],
   },
 ];
 
