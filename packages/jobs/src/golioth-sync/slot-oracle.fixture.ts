@@ -57,7 +57,7 @@ function clockOf(timezone: string): (instant: number) => number {
   });
   return (instant) => {
     const parts = new Map(format.formatToParts(instant).map(({ type, value }) => [type, Number(value)]));
-    const part = (type: string) => parts.get(type) ?? NaN;
+    const part = (type: Intl.DateTimeFormatPartTypes) => parts.get(type) ?? NaN;
     const shown = Date.UTC(
       ...([part('year'), part('month') - 1, part('day'), part('hour'), part('minute'), part('second')] as const),
     );
