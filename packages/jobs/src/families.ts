@@ -34,7 +34,14 @@ export const families: Family[] = [
     name: 'golioth',
     hostTables: ['public.integrations', 'public.devices', 'public.auto_sync_schedules'],
     migrations: [sqlFile('golioth-sync/migrations/0001_golioth.sql')],
-    sql: [sqlFile('golioth-sync/slots.sql')],
+    sql: [
+      sqlFile('golioth-sync/slots.sql'),
+      sqlFile('golioth-sync/host.sql'),
+      sqlFile('golioth-sync/schedules.sql'),
+      sqlFile('golioth-sync/trigger.sql'),
+      sqlFile('golioth-sync/sweep.sql'),
+    ],
+    sweep: 'golioth.sweep',
   },
 ];
 

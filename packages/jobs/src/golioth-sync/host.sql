@@ -27,13 +27,11 @@ end $$;
 
 set local role outbox_owner;
 
--- Schedules, and whose they are.
 create or replace view golioth.schedules as
 select
-  s.id, s.integration_id, i.user_id as owner_id, s.frequency_minutes, s.time_window_start, s.time_window_end, s.timezone,
-  s.enabled, s.last_run_at, s.next_run_at, s.created_at
-from public.auto_sync_schedules s
-left join public.integrations i on i.id = s.integration_id;
+  s.id, s.integration_id, s.frequency_minutes, s.time_window_start, s.time_window_end, s.timezone, s.enabled, s.last_run_at,
+  s.next_run_at, s.created_at
+from public.auto_sync_schedules s;
 
 -- Where the devices of an integration are read. A host that keeps its keys elsewhere (Vault) looks them up here; only the
 -- worker reads this view.
@@ -41,6 +39,15 @@ create or replace view golioth.sources as
 select i.id as integration_id, nullif(trim(i.project_id), '') as project_id, nullif(trim(i.api_key), '') as api_key
 from public.integrations i
 where i.provider = 'golioth';
+
+create or replace function golioth.is_source(integration_id uuid) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+return exists (select from golioth.sources s where s.integration_id = is_source.integration_id);
+
+-- Whose an integration is; null when it is gone.
+create or replace function golioth.owner_of(integration_id uuid) returns uuid
+language sql stable set search_path = pg_catalog, pg_temp
+return (select i.user_id from public.integrations i where i.id = owner_of.integration_id);
 
 -- Writes one page of devices, as they are at Golioth, and returns how many. `seen_at` is the start of the sync: what a later
 -- one has written stays. Safe to repeat.
@@ -82,7 +89,8 @@ begin atomic
   update public.integrations i
   set status = case when i.status = 'error' then 'active' else i.status end, last_error = null, last_error_at = null,
       last_synced_at = record_sync.seen_at
-  where i.id = record_sync.integration_id;
+  where i.id = record_sync.integration_id
+    and (i.last_synced_at is null or i.last_synced_at <= record_sync.seen_at);
 
   with missing as (
     update public.devices d
@@ -96,13 +104,15 @@ begin atomic
   select count(*) from missing;
 end;
 
--- Shows the user of an integration what only they can mend: a key that was refused, a project that is gone.
-create or replace function golioth.record_failure(integration_id uuid, message text) returns void
+-- Shows the user of an integration what only they can mend: a key that was refused, a project that is gone. Not if a sync
+-- that began later went well meanwhile.
+create or replace function golioth.record_failure(integration_id uuid, started_at timestamptz, message text) returns void
 language sql security definer set search_path = pg_catalog, pg_temp
 begin atomic
   update public.integrations i
   set status = 'error', last_error = record_failure.message, last_error_at = now()
-  where i.id = record_failure.integration_id;
+  where i.id = record_failure.integration_id
+    and (i.last_synced_at is null or i.last_synced_at < record_failure.started_at);
 end;
 
 revoke execute on all functions in schema golioth from public;
@@ -110,7 +120,7 @@ grant usage on schema golioth to outbox_worker;
 grant select on golioth.sources to outbox_worker;
 grant execute on function
   golioth.record_devices(uuid, timestamptz, jsonb), golioth.record_sync(uuid, timestamptz, boolean),
-  golioth.record_failure(uuid, text)
+  golioth.record_failure(uuid, timestamptz, text)
   to outbox_worker;
 
 reset role;

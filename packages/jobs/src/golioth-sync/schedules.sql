@@ -27,20 +27,29 @@ return slot + interval '1 second' * (
   ) s
 );
 
--- Adds the job of a slot, or finds the one that waits.
-create or replace function golioth.enqueue(schedule golioth.schedules, due timestamptz, out id bigint, out is_new boolean)
+-- Adds the job of a schedule, or of an integration alone (schedule_id null), or finds the one that waits.
+create or replace function golioth.enqueue(
+  schedule_id uuid,
+  integration_id uuid,
+  due timestamptz,
+  out id bigint,
+  out is_new boolean
+)
 language sql set search_path = pg_catalog, pg_temp
 begin atomic
   select e.id, e.is_new
   from outbox.enqueue(
-    name => 'golioth_device_sync', key => (schedule).id::text,
-    payload => jsonb_build_object('scheduleId', (schedule).id, 'integrationId', (schedule).integration_id),
-    owner_id => (schedule).owner_id, scheduled_at => due, serial_key => 'golioth:' || (schedule).integration_id
+    name => 'golioth_device_sync', key => coalesce(enqueue.schedule_id, enqueue.integration_id)::text,
+    payload => jsonb_strip_nulls(
+      jsonb_build_object('scheduleId', enqueue.schedule_id, 'integrationId', enqueue.integration_id)
+    ),
+    owner_id => golioth.owner_of(enqueue.integration_id), scheduled_at => enqueue.due,
+    serial_key => 'golioth:' || enqueue.integration_id
   ) e;
 end;
 
--- The job of a schedule that nobody has begun to run yet, locked.
-create or replace function golioth.waiting_job(schedule_id uuid) returns outbox.jobs
+-- The job with that key (a schedule, or an integration alone) that nobody has begun to run yet, locked.
+create or replace function golioth.waiting_job(key uuid) returns outbox.jobs
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -48,7 +57,7 @@ declare
 begin
   select j.* into job
   from outbox.jobs j
-  where j.name = 'golioth_device_sync' and j.key = waiting_job.schedule_id::text and j.holds_key
+  where j.name = 'golioth_device_sync' and j.key = waiting_job.key::text and j.holds_key
   for no key update;
   return job;
 end $$;
@@ -81,6 +90,7 @@ declare
   waiting outbox.jobs;
   due timestamptz;
 begin
+  perform from public.auto_sync_schedules s where s.id = follow.schedule_id for no key update;
   select s.* into schedule from golioth.schedules s where s.id = follow.schedule_id;
   if schedule.enabled is not true then
     perform golioth.cancel_waiting(array[follow.schedule_id]);
@@ -98,7 +108,7 @@ begin
     end if;
     return;
   end if;
-  perform golioth.enqueue(schedule, due);
+  perform golioth.enqueue(schedule.id, schedule.integration_id, due);
 end $$;
 
 -- The first thing a run does, at each of its attempts: notes its start in last_run_at (that of its first attempt), plans the
@@ -106,7 +116,8 @@ end $$;
 -- however late it is, the next one is on time again, and what was missed meanwhile is run once. Safe to repeat.
 --
 -- `refusal` says why there is nothing to do: the schedule is gone or not enabled, or (golioth.settings.missed_runs = 'none')
--- the run is so late that its next slot has passed as well. `started_at` is when this attempt began.
+-- the run is so late that its next slot has passed as well, or the integration is gone. `started_at` is when this attempt
+-- began. A run of an integration alone has nothing to plan.
 create or replace function golioth.begin_run(
   job_id bigint,
   at timestamptz default now(),
@@ -124,6 +135,15 @@ declare
   has_begun boolean;
 begin
   select j.* into job from outbox.jobs j where j.id = begin_run.job_id and j.name = 'golioth_device_sync';
+  started_at := begin_run.at;
+  if job.payload ->> 'scheduleId' is null then
+    integration_id := outbox.uuid_or_null(job.payload ->> 'integrationId');
+    if not golioth.is_source(integration_id) then
+      refusal := 'integration_not_found';
+    end if;
+    return;
+  end if;
+
   perform from public.auto_sync_schedules s where s.id = outbox.uuid_or_null(job.key) for no key update;
   select s.* into schedule from golioth.schedules s where s.id = outbox.uuid_or_null(job.key);
   if schedule.enabled is not true then
@@ -132,7 +152,7 @@ begin
   end if;
 
   slot := golioth.slot_after(schedule, begin_run.at);
-  next_run := golioth.enqueue(schedule, golioth.start_of(schedule, slot));
+  next_run := golioth.enqueue(schedule.id, schedule.integration_id, golioth.start_of(schedule, slot));
   has_begun := coalesce(schedule.last_run_at between job.due_at and begin_run.at, false);
   if not has_begun and golioth.slot_after(schedule, job.due_at) <= begin_run.at then
     select 'missed' into refusal from golioth.settings s where s.missed_runs = 'none';
@@ -145,7 +165,6 @@ begin
   where s.id = schedule.id and (next_run.is_new or not has_begun);
 
   integration_id := schedule.integration_id;
-  started_at := begin_run.at;
 end $$;
 
 -- Whether whoever calls may act for this user: the user themselves, or a role that sees all rows anyway (service_role).
@@ -157,27 +176,31 @@ return coalesce(may_act_for.user_id = outbox.request_user(), false) or (
   where r.rolname = coalesce(nullif(current_setting('role'), 'none'), session_user)
 );
 
--- Runs a schedule at once, or right after the run that is under way, and returns the job's id. Its slots stay where they
--- are. For the user whose schedule it is, and service_role.
-create or replace function golioth.run_now(schedule_id uuid) returns uuid
+-- Syncs at once, or right after the run that is under way, and returns the job's id. `id` is a schedule, whose slots stay
+-- where they are, or an integration, which needs no schedule. For the user whose it is, and service_role.
+create or replace function golioth.run_now(id uuid) returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   schedule golioth.schedules;
+  integration_id uuid;
   waiting outbox.jobs;
 begin
-  perform from public.auto_sync_schedules s where s.id = run_now.schedule_id for no key update;
-  select s.* into schedule from golioth.schedules s where s.id = run_now.schedule_id;
-  if schedule.id is null or not golioth.may_act_for(schedule.owner_id) then
-    raise exception 'There is no schedule %.', run_now.schedule_id using errcode = 'no_data_found';
+  perform from public.auto_sync_schedules s where s.id = run_now.id for no key update;
+  select s.* into schedule from golioth.schedules s where s.id = run_now.id;
+  integration_id := coalesce(schedule.integration_id, run_now.id);
+  if not golioth.is_source(integration_id) or not golioth.may_act_for(golioth.owner_of(integration_id)) then
+    raise exception 'There is no schedule or Golioth integration %.', run_now.id using errcode = 'no_data_found';
   elsif not schedule.enabled then
     raise exception 'Schedule % is not enabled.', schedule.id
-      using errcode = 'object_not_in_prerequisite_state', hint = 'Enable it first.';
+      using errcode = 'object_not_in_prerequisite_state', hint = 'Enable it, or run its integration now.';
   end if;
 
-  waiting := golioth.waiting_job(schedule.id);
+  waiting := golioth.waiting_job(run_now.id);
   if waiting.id is null then
-    return (select outbox.job_uuid(e.id) from golioth.enqueue(schedule, clock_timestamp()) e);
+    return (
+      select outbox.job_uuid(e.id) from golioth.enqueue(schedule.id, integration_id, clock_timestamp()) e
+    );
   elsif waiting.scheduled_at > clock_timestamp() then
     perform outbox.run_now(waiting.id);
   end if;

@@ -37,6 +37,15 @@ create or replace function golioth.is_enabled(schedule_id uuid) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
 return exists (select from golioth.schedules s where s.id = is_enabled.schedule_id and s.enabled);
 
+-- Whether a job is still to run: its schedule is enabled, or (of an integration alone) its integration is there.
+create or replace function golioth.is_wanted(payload jsonb) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+return case
+  when is_wanted.payload ->> 'scheduleId' is null
+  then golioth.is_source(outbox.uuid_or_null(is_wanted.payload ->> 'integrationId'))
+  else golioth.is_enabled(outbox.uuid_or_null(is_wanted.payload ->> 'scheduleId'))
+end;
+
 -- Errors older than a day are left to a person.
 create or replace function golioth.recover_captures(batch int, out healed int, out failed int, out error text)
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -100,19 +109,22 @@ begin
   end loop;
 end $$;
 
--- Cancels an open job that is not running, if its schedule still is not enabled once the job is locked: whoever enables it
--- has either committed by then or waits for us in the trigger. False when it is enabled, or the job is locked.
-create or replace function golioth.cancel_unless_enabled(schedule_id uuid, job_id bigint) returns boolean
+-- Cancels an open job that is not running, if it still is not wanted once it is locked: whoever enables its schedule has
+-- either committed by then or waits for us in the trigger. False when it is wanted, or the job is locked.
+create or replace function golioth.cancel_unless_wanted(job_id bigint) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
+declare
+  job outbox.jobs;
 begin
-  perform from outbox.jobs j
-  where j.id = cancel_unless_enabled.job_id and j.finished_at is null and j.state <> 'active'
+  select j.* into job
+  from outbox.jobs j
+  where j.id = cancel_unless_wanted.job_id and j.finished_at is null and j.state <> 'active'
   for no key update skip locked;
-  if not found or golioth.is_enabled(cancel_unless_enabled.schedule_id) then
+  if not found or golioth.is_wanted(job.payload) then
     return false;
   end if;
-  perform outbox.cancel_jobs(ids => array[cancel_unless_enabled.job_id], reason => 'schedule_not_enabled');
+  perform outbox.cancel_jobs(ids => array[job.id], reason => 'schedule_not_enabled');
   return true;
 end $$;
 
@@ -125,19 +137,18 @@ begin
   healed := 0;
   failed := 0;
   for needless in
-    select j.id, outbox.uuid_or_null(j.key) as schedule_id
+    select j.id, outbox.uuid_or_null(j.payload ->> 'scheduleId') as schedule_id
     from outbox.jobs j
     where j.finished_at is null
       and j.cancel_requested_at is null
       and j.state <> 'active'
       and j.name = 'golioth_device_sync'
-      and outbox.uuid_or_null(j.key) is not null
-      and not golioth.is_enabled(outbox.uuid_or_null(j.key))
+      and not golioth.is_wanted(j.payload)
     order by j.id desc
     limit batch
   loop
     begin
-      if golioth.cancel_unless_enabled(needless.schedule_id, needless.id) then
+      if golioth.cancel_unless_wanted(needless.id) then
         perform golioth.disown_jobs(array[needless.schedule_id])
         where not exists (select from golioth.schedules s where s.id = needless.schedule_id);
         healed := healed + 1;
