@@ -121,16 +121,15 @@ describe('what cannot be meant is refused where it enters, by the name of its fi
 
 describe('a change of a schedule comes into effect at once', () => {
   test.each([
-    ['frequency', 'frequency_minutes = 7'],
-    ['window', `time_window_start = '03:00', time_window_end = '04:00'`],
-    ['zone, in which the window opens at another time', `timezone = 'Asia/Kolkata'`],
-  ])('another %s moves the job that waits', async (_what, set) => {
-    const { scheduleId, change } = await setup({ window: ['09:00', '17:00'], everyMinutes: 60 });
-    const before = await rowsOf('select next_run_at from public.auto_sync_schedules where id = $1', [scheduleId]);
+    ['frequency', {}, 'frequency_minutes = 7'],
+    ['window', { window: ['09:00', '17:00'] } as const, `time_window_start = '09:00:30'`],
+    ['zone, half an hour from the first', { window: ['09:00', '17:00'] } as const, `timezone = 'Asia/Kolkata'`],
+  ])('another %s moves the job that waits', async (_what, wish, set) => {
+    const { scheduleId, change } = await setup(wish);
+    const nextRun = 'select next_run_at from public.auto_sync_schedules where id = $1';
+    const before = await rowsOf(nextRun, [scheduleId]);
     await change(set);
-    expect(await rowsOf('select next_run_at from public.auto_sync_schedules where id = $1', [scheduleId])).not.toEqual(
-      before,
-    );
+    expect(await rowsOf(nextRun, [scheduleId])).not.toEqual(before);
     expect(await jobsOf(scheduleId)).toMatchObject([{ state: 'pending', generation: 2, on_time: true }]);
   });
 
