@@ -94,7 +94,9 @@ describe('a fresh database', () => {
       expect(await rowsOf(pool, schemas)).toEqual([{ outbox: true, reminders: null }]);
 
       expect(await run(url, { host: true })).toContain('applied families/reminders');
-      expect(await rowsOf(pool, `select job_name from outbox.captures`)).toEqual([{ job_name: 'reminder_24h' }]);
+      expect(await rowsOf(pool, `select job_name from outbox.captures where job_name = 'reminder_24h'`)).toEqual([
+        { job_name: 'reminder_24h' },
+      ]);
     });
   });
 });
