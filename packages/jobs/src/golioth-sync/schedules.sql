@@ -17,12 +17,12 @@ return golioth.next_slot(
 
 -- When the job of a slot is due: at the slot, or with golioth.settings.spread so many seconds after it, always as many for
 -- the same schedule, and never as late as the next slot.
-create or replace function golioth.start_of(schedule golioth.schedules, slot timestamptz) returns timestamptz
+create or replace function golioth.start_of(schedule_id uuid, frequency_minutes int, slot timestamptz) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp
-return slot + interval '1 second' * (
-  select coalesce((hashtextextended((schedule).id::text, 0) & 9223372036854775807) % nullif(s.width, 0), 0)
+return start_of.slot + interval '1 second' * (
+  select coalesce((hashtextextended(start_of.schedule_id::text, 0) & 9223372036854775807) % nullif(s.width, 0), 0)
   from (
-    select least(floor(extract(epoch from spread))::bigint, (schedule).frequency_minutes * 60::bigint) as width
+    select least(floor(extract(epoch from spread))::bigint, start_of.frequency_minutes * 60::bigint) as width
     from golioth.settings
   ) s
 );
@@ -62,23 +62,11 @@ begin
   return job;
 end $$;
 
--- Ends what has not begun of these schedules, and the attempts that would follow a failed one. A run that is under way is
--- left alone: it reads, and ends soon. Returns how many.
-create or replace function golioth.cancel_waiting(schedule_ids uuid[]) returns bigint
+-- Ends all that is open of a schedule; a run under way is aborted.
+create or replace function golioth.cancel_jobs(schedule_id uuid, reason text default 'schedule_not_enabled') returns bigint
 language sql set search_path = pg_catalog, pg_temp
-return outbox.cancel_jobs(
-  ids => array(
-    select j.id
-    from outbox.jobs j
-    where j.key = any (cancel_waiting.schedule_ids::text[])
-      and j.name = 'golioth_device_sync'
-      and j.finished_at is null
-      and j.state <> 'active'
-      and j.cancel_requested_at is null
-    order by j.id
-    for no key update
-  ),
-  reason => 'schedule_not_enabled'
+return outbox.cancel_many(
+  names => array['golioth_device_sync'], keys => array[cancel_jobs.schedule_id::text], reason => cancel_jobs.reason
 );
 
 -- Makes the jobs of a schedule what it says now. Safe to repeat: where all is well already, it changes nothing.
@@ -93,15 +81,19 @@ begin
   perform from public.auto_sync_schedules s where s.id = follow.schedule_id for no key update;
   select s.* into schedule from golioth.schedules s where s.id = follow.schedule_id;
   if schedule.enabled is not true then
-    perform golioth.cancel_waiting(array[follow.schedule_id]);
+    perform golioth.cancel_jobs(follow.schedule_id);
     return;
   end if;
 
-  due := golioth.start_of(schedule, coalesce(schedule.next_run_at, golioth.slot_after(schedule, now())));
-  due := greatest(due, now());
+  due := greatest(
+    now(),
+    golioth.start_of(
+      schedule.id, schedule.frequency_minutes, coalesce(schedule.next_run_at, golioth.slot_after(schedule, now()))
+    )
+  );
   waiting := golioth.waiting_job(schedule.id);
   if waiting.payload ->> 'integrationId' <> schedule.integration_id::text then
-    perform outbox.cancel_jobs(ids => array[waiting.id], reason => 'integration_changed');
+    perform golioth.cancel_jobs(schedule.id, 'integration_changed');
   elsif waiting.id is not null then
     if greatest(waiting.scheduled_at, now()) <> due then
       perform outbox.reschedule(id => waiting.id, scheduled_at => due);
@@ -152,7 +144,9 @@ begin
   end if;
 
   slot := golioth.slot_after(schedule, begin_run.at);
-  next_run := golioth.enqueue(schedule.id, schedule.integration_id, golioth.start_of(schedule, slot));
+  next_run := golioth.enqueue(
+    schedule.id, schedule.integration_id, golioth.start_of(schedule.id, schedule.frequency_minutes, slot)
+  );
   has_begun := coalesce(schedule.last_run_at between job.due_at and begin_run.at, false);
   if not has_begun and golioth.slot_after(schedule, job.due_at) <= begin_run.at then
     select 'missed' into refusal from golioth.settings s where s.missed_runs = 'none';
@@ -219,7 +213,7 @@ declare
 begin
   update outbox.captures c
   set enabled_at = least(c.enabled_at, (select min(s.created_at) from golioth.schedules s))
-  where c.table_name = 'public.auto_sync_schedules' and c.job_name = 'golioth_device_sync';
+  where c.name = 'golioth.schedules';
   for schedule in select s.id from golioth.schedules s where s.enabled order by s.id loop
     begin
       perform golioth.follow(schedule.id);

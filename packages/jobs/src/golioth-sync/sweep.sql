@@ -21,16 +21,9 @@ language sql stable set search_path = pg_catalog, pg_temp
 return (
   select c.enabled_at
   from outbox.captures c
-  where c.table_name = 'public.auto_sync_schedules'
-    and c.job_name = 'golioth_device_sync'
+  where c.name = 'golioth.schedules'
     and c.enabled
-    and exists (
-      select from pg_trigger t
-      where t.tgrelid = 'public.auto_sync_schedules'::regclass
-        and t.tgname = 'golioth_schedule_inserted'
-        and t.tgfoid = 'golioth.follow_insert'::regproc
-        and t.tgenabled in ('O', 'A')
-    )
+    and golioth.trigger_state(c.triggers ->> 'insert') in ('O', 'A')
 );
 
 create or replace function golioth.is_enabled(schedule_id uuid) returns boolean
@@ -69,8 +62,6 @@ begin
   loop
     begin
       perform golioth.follow(missed.schedule_id);
-      perform golioth.disown_jobs(array[missed.schedule_id])
-      where not exists (select from golioth.schedules s where s.id = missed.schedule_id);
       update outbox.capture_errors e set healed_at = clock_timestamp() where e.id = missed.id;
       healed := healed + 1;
     exception when others then
@@ -137,7 +128,7 @@ begin
   healed := 0;
   failed := 0;
   for needless in
-    select j.id, outbox.uuid_or_null(j.payload ->> 'scheduleId') as schedule_id
+    select j.id
     from outbox.jobs j
     where j.finished_at is null
       and j.cancel_requested_at is null
@@ -149,8 +140,6 @@ begin
   loop
     begin
       if golioth.cancel_unless_wanted(needless.id) then
-        perform golioth.disown_jobs(array[needless.schedule_id])
-        where not exists (select from golioth.schedules s where s.id = needless.schedule_id);
         healed := healed + 1;
       end if;
     exception when others then

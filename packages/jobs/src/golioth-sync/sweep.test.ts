@@ -83,8 +83,8 @@ describe('an enabled schedule without an open job', () => {
   });
 
   test.each([
-    ['dropped', 'drop trigger golioth_schedule_inserted on public.auto_sync_schedules'],
-    ['disabled', 'alter table public.auto_sync_schedules disable trigger golioth_schedule_inserted'],
+    ['dropped', 'drop trigger capture_golioth_schedules_insert on public.auto_sync_schedules'],
+    ['disabled', 'alter table public.auto_sync_schedules disable trigger capture_golioth_schedules_insert'],
   ])('is left alone when a person has %s its trigger', async (_how, change) => {
     const id = await missed();
     await sql(change);

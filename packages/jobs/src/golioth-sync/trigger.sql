@@ -1,5 +1,5 @@
--- The triggers on the host's schedules. One before each row refuses what cannot be meant and keeps next_run_at; those after
--- each statement keep the jobs. They come into effect with the business write, in its transaction.
+-- The triggers on the host's schedules. One before each row refuses what cannot be meant and keeps next_run_at; a capture
+-- keeps the jobs. They come into effect with the business write, in its transaction.
 
 set local role outbox_owner;
 
@@ -7,6 +7,7 @@ set local role outbox_owner;
 -- not later: a row that was there before may still be disabled. Writes next_run_at when the slots have changed or the
 -- schedule has been enabled; null says that no run is planned. An instant that somebody else writes there moves that one
 -- run and no slot.
+-- A job names its integration, so that of another integration ends here, before the capture looks for one that waits.
 create or replace function golioth.check_schedule() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -45,88 +46,25 @@ begin
       window_start => new.time_window_start, window_end => new.time_window_end, timezone => new.timezone
     );
   end if;
+
+  if tg_op = 'UPDATE' and new.integration_id <> old.integration_id then
+    perform golioth.leave_integration(new.id);
+  end if;
   return new;
 end $$;
 
--- Follows these schedules one by one. What goes wrong is set aside, and fails nobody's write.
-create or replace function golioth.capture(schedule_ids uuid[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  schedule_id uuid;
-begin
-  foreach schedule_id in array schedule_ids loop
-    begin
-      perform golioth.follow(schedule_id);
-    exception when others then
-      perform outbox.record_capture_error(
-        table_name => 'public.auto_sync_schedules', job_name => 'golioth_device_sync', key => schedule_id::text,
-        sqlstate => sqlstate, message => sqlerrm
-      );
-    end;
-  end loop;
-end $$;
-
--- Fires after an insert of schedules, once per statement: each that is enabled gets the job of its first slot.
--- lock_timeout: a duplicate key would make the business write wait for another transaction without end.
-create or replace function golioth.follow_insert() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '200ms'
+-- Like a capture, it waits for no lock for long and fails nobody's write.
+create or replace function golioth.leave_integration(schedule_id uuid) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '200ms'
 as $$
 begin
-  perform golioth.capture(array(select i.id from inserted i where i.enabled order by i.id));
-  return null;
-end $$;
-
--- Fires after an update of schedules, once per statement, and looks at those of which anything changed that their jobs are
--- made from: the waiting job moves, is added, or ends. What a run of ours writes is no news.
-create or replace function golioth.follow_update() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '200ms'
-as $$
-begin
-  if coalesce(current_setting('outbox.current_job', true), '') = '' then
-    perform golioth.capture(
-      array(
-        select n.id
-        from after_update n
-        join before_update o on o.id = n.id
-        where (n.enabled, n.next_run_at, n.integration_id) is distinct from (o.enabled, o.next_run_at, o.integration_id)
-        order by n.id
-      )
-    );
-  end if;
-  return null;
-end $$;
-
--- Fires after a delete of schedules, once per statement: what has not begun ends, and what is left belongs to nobody.
-create or replace function golioth.follow_delete() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '200ms'
-as $$
-begin
-  perform golioth.capture(array(select d.id from deleted d order by d.id));
-  perform golioth.disown_jobs(array(select d.id from deleted d));
-  return null;
+  perform golioth.cancel_jobs(leave_integration.schedule_id, 'integration_changed');
 exception when others then
   perform outbox.record_capture_error(
-    table_name => 'public.auto_sync_schedules', job_name => 'golioth_device_sync', key => d.id::text,
-    sqlstate => sqlstate, message => sqlerrm
-  )
-  from deleted d;
-  return null;
-end $$;
-
-create or replace function golioth.disown_jobs(schedule_ids uuid[]) returns void
-language sql set search_path = pg_catalog, pg_temp
-begin atomic
-  update outbox.jobs j
-  set owner_id = null
-  where j.id in (
-    select o.id
-    from outbox.jobs o
-    where o.key = any (disown_jobs.schedule_ids::text[]) and o.name = 'golioth_device_sync' and o.owner_id is not null
-    order by o.id
-    for no key update
+    table_name => 'public.auto_sync_schedules', job_name => 'golioth_device_sync',
+    key => leave_integration.schedule_id::text, sqlstate => sqlstate, message => sqlerrm
   );
-end;
+end $$;
 
 -- How a trigger of the host's table is enabled, as pg_trigger has it; null when there is none of that name.
 create or replace function golioth.trigger_state(name text) returns "char"
@@ -163,9 +101,7 @@ reset role;
 
 do $$
 declare
-  is_new boolean := not exists (
-    select from outbox.captures where table_name = 'public.auto_sync_schedules' and job_name = 'golioth_device_sync'
-  );
+  is_new boolean := not exists (select from outbox.captures where name = 'golioth.schedules');
   host_trigger record;
 begin
   -- Two that compute next_run_at would contradict each other. Only when the family comes: what a person enables after that
@@ -186,31 +122,29 @@ begin
     execute format('alter table public.auto_sync_schedules disable trigger %I', host_trigger.name);
   end loop;
 
-  -- A trigger that a person dropped or disabled is not ours to restore: each is created with the family, and replaced while
-  -- it is there.
+  -- A trigger that a person dropped or disabled is not ours to restore: it is created with the family, and replaced while it
+  -- is there.
   if is_new or golioth.trigger_state('golioth_check_schedule') = 'O' then
     create or replace trigger golioth_check_schedule
     before insert or update on public.auto_sync_schedules
     for each row execute function golioth.check_schedule();
   end if;
-  if is_new or golioth.trigger_state('golioth_schedule_inserted') = 'O' then
-    create or replace trigger golioth_schedule_inserted
-    after insert on public.auto_sync_schedules
-    referencing new table as inserted
-    for each statement execute function golioth.follow_insert();
-  end if;
-  if is_new or golioth.trigger_state('golioth_schedule_updated') = 'O' then
-    create or replace trigger golioth_schedule_updated
-    after update on public.auto_sync_schedules
-    referencing old table as before_update new table as after_update
-    for each statement execute function golioth.follow_update();
-  end if;
-  if is_new or golioth.trigger_state('golioth_schedule_deleted') = 'O' then
-    create or replace trigger golioth_schedule_deleted
-    after delete on public.auto_sync_schedules
-    referencing old table as deleted
-    for each statement execute function golioth.follow_delete();
-  end if;
-  insert into outbox.captures (table_name, job_name) values ('public.auto_sync_schedules', 'golioth_device_sync')
-  on conflict do nothing;
 end $$;
+
+-- An enabled schedule has a job that waits for its next_run_at and moves with it; one that is disabled or deleted has none.
+-- What a run of the schedule writes itself is no news (golioth.begin_run has planned the next one).
+select outbox.capture(
+  name => 'golioth.schedules',
+  table_name => 'public.auto_sync_schedules',
+  job_name => 'golioth_device_sync',
+  key => 'row.id::text',
+  columns => '{enabled,next_run_at,integration_id}',
+  "when" => 'row.enabled',
+  cancel_when => 'not row.enabled',
+  payload => $$jsonb_build_object('scheduleId', row.id, 'integrationId', row.integration_id)$$,
+  owner_id => 'golioth.owner_of(row.integration_id)',
+  serial_key => $$'golioth:' || row.integration_id$$,
+  scheduled_at => 'greatest(now(), golioth.start_of(row.id, row.frequency_minutes, row.next_run_at))',
+  reschedule => true,
+  reason => 'schedule_not_enabled'
+);

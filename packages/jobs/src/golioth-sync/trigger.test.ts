@@ -156,7 +156,7 @@ describe('a change of a schedule comes into effect at once', () => {
     expect(await jobsOf(scheduleId)).toMatchObject([{ state: 'cancelled' }, { state: 'pending', on_time: true }]);
   });
 
-  test('disabled: an attempt that would follow a failed one ends too, a run that is under way does not', async () => {
+  test('disabled: an attempt that would follow a failed one ends too, and a run that is under way is asked to', async () => {
     const { scheduleId, change } = await setup();
     await rowsOf('update outbox.jobs set holds_key = false, attempt = 1 where key = $1', [scheduleId]);
     await rowsOf(
@@ -166,19 +166,22 @@ describe('a change of a schedule comes into effect at once', () => {
       [scheduleId],
     );
     await change('enabled = false');
-    expect(await jobsOf(scheduleId)).toMatchObject([{ state: 'cancelled' }, { state: 'active' }]);
+    expect(await jobsOf(scheduleId)).toMatchObject([
+      { state: 'cancelled' },
+      { state: 'active', reason: 'schedule_not_enabled' },
+    ]);
   });
 
-  test('deleted: its jobs end and belong to nobody', async () => {
+  test('deleted: its jobs end', async () => {
     const { scheduleId } = await setup();
     await rowsOf('delete from public.auto_sync_schedules where id = $1', [scheduleId]);
-    expect(await jobsOf(scheduleId)).toMatchObject([{ state: 'cancelled', owner_id: null }]);
+    expect(await jobsOf(scheduleId)).toMatchObject([{ state: 'cancelled' }]);
   });
 
   test('so it is when its integration is deleted', async () => {
     const { scheduleId, integration } = await setup();
     await rowsOf('delete from public.integrations where id = $1', [integration.id]);
-    expect(await jobsOf(scheduleId)).toMatchObject([{ state: 'cancelled', owner_id: null }]);
+    expect(await jobsOf(scheduleId)).toMatchObject([{ state: 'cancelled' }]);
   });
 
   test('another integration: its job, and none of the old one', async () => {
