@@ -94,8 +94,7 @@ describe('a fresh database', () => {
       expect(await rowsOf(pool, schemas)).toEqual([{ outbox: true, reminders: null }]);
 
       expect(await run(url, { host: true })).toContain('applied families/reminders');
-      expect(await rowsOf(pool, `select job_name from outbox.captures order by 1`)).toEqual([
-        { job_name: 'bubble_user_sync' },
+      expect(await rowsOf(pool, `select job_name from outbox.captures where job_name = 'reminder_24h'`)).toEqual([
         { job_name: 'reminder_24h' },
       ]);
     });
@@ -289,7 +288,7 @@ describe('access', () => {
     select
       p.oid::regprocedure::text as name, p.prosecdef, p.proconfig, p.proacl, pg_get_userbyid(p.proowner) as owner
     from pg_proc p
-    where p.pronamespace in ('outbox'::regnamespace, 'reminders'::regnamespace, 'bubble'::regnamespace)`;
+    where p.pronamespace in ('outbox'::regnamespace, 'reminders'::regnamespace)`;
 
   test('no function of ours may be executed by everybody', async () => {
     const open = `

@@ -1,4 +1,4 @@
-export type FamilyName = 'reminders' | 'bubble';
+export type FamilyName = 'reminders' | 'bubble' | 'gmb' | 'golioth';
 
 /** What a family puts into the database, and what it needs there. */
 export interface Family {
@@ -33,16 +33,46 @@ export const families: Family[] = [
   {
     name: 'bubble',
     hostTables: ['public.users'],
-    sql: [
-      sqlFile('bubble-sync/user-source.sql'),
-      sqlFile('bubble-sync/functions.sql'),
-      sqlFile('bubble-sync/sync-queue.sql'),
-      sqlFile('bubble-sync/sweep.sql'),
-      sqlFile('bubble-sync/access.sql'),
-    ],
+    sql: sqlFiles('bubble-sync', ['user-source', 'functions', 'sync-queue', 'sweep', 'access']),
     sweep: 'bubble.sweep',
   },
+  {
+    name: 'gmb',
+    hostTables: [
+      'public.gmb_accounts',
+      'public.oauth_tokens',
+      'public.gmb_locations',
+      'public.gmb_reviews',
+      'public.sync_status',
+      'public.error_logs',
+    ],
+    migrations: sqlFiles('gmb-sync', ['0001_marks_and_runs']),
+    sql: sqlFiles('gmb-sync', [
+      'host',
+      'marks',
+      'queue',
+      'enqueue',
+      'capture',
+      'picking',
+      'worker-runs',
+      'diagnostics',
+      'sweep',
+      'access',
+    ]),
+    sweep: 'gmb.sweep',
+  },
+  {
+    name: 'golioth',
+    hostTables: ['public.integrations', 'public.devices', 'public.auto_sync_schedules'],
+    migrations: sqlFiles('golioth-sync/migrations', ['0001_golioth']),
+    sql: sqlFiles('golioth-sync', ['slots', 'host', 'schedules', 'trigger', 'sweep']),
+    sweep: 'golioth.sweep',
+  },
 ];
+
+function sqlFiles(folder: string, names: string[]): URL[] {
+  return names.map((name) => sqlFile(`${folder}/${name}.sql`));
+}
 
 /** SQL is read from src, wherever this module runs from (src in tests, dist otherwise). */
 function sqlFile(path: string): URL {

@@ -1,39 +1,43 @@
 import type { JobDefinition, JobHandler } from '@outbox/core';
 import { z } from 'zod';
-import {
-  bubbleSettings,
-  checkBubbleSettings,
-  createBubbleClientOf,
-  type BubbleSettings,
-} from './bubble-sync/bubble-settings.ts';
+import { bubbleSettings, checkBubbleSettings, createBubbleClientOf } from './bubble-sync/bubble-settings.ts';
 import { handleBubbleUserSync, type BubbleDependencies } from './bubble-sync/handler.ts';
 import type { catalog, JobName } from './catalog.ts';
+import type { FamilyName } from './families.ts';
+import { checkGoogleSettings, createGoogle, googleSettings } from './gmb-sync/google-settings.ts';
+import { GMB_LIMITS, handleGmbSync, type GmbDependencies } from './gmb-sync/handler.ts';
+import { createGoliothDependencies, goliothSettings, type GoliothDependencies } from './golioth-sync/golioth-settings.ts';
+import { handleSyncDevices } from './golioth-sync/handler.ts';
 import { handlePauseCheck } from './pause-checks/handler.ts';
 import { handleSendReminder, type ReminderDependencies } from './reminders/handler.ts';
-import {
-  checkReminderSettings,
-  createReminderRules,
-  reminderSettings,
-  type ReminderSettings,
-} from './reminders/reminder-settings.ts';
-import { checkSmsSettings, createSmsClient, smsSettings, type SmsSettings } from './reminders/sms-settings.ts';
+import { checkReminderSettings, createReminderRules, reminderSettings } from './reminders/reminder-settings.ts';
+import { checkSmsSettings, createSmsClient, smsSettings } from './reminders/sms-settings.ts';
 
 /** What the handlers need besides their context: the clients of the providers. */
-export type HandlerDependencies = ReminderDependencies & BubbleDependencies;
+export type HandlerDependencies = ReminderDependencies & BubbleDependencies & GmbDependencies & GoliothDependencies;
 
 /** Settings of the handlers and their providers, which the worker adds to its own. */
 export const handlerSettings = z.object({
   ...smsSettings.shape,
   ...reminderSettings.shape,
   ...bubbleSettings.shape,
+  ...googleSettings.shape,
+  ...goliothSettings.shape,
 });
 
-type HandlerSettings = SmsSettings & ReminderSettings & BubbleSettings;
+export type HandlerSettings = z.output<typeof handlerSettings>;
 
-export function checkHandlerSettings(settings: HandlerSettings, context: z.RefinementCtx): void {
-  checkSmsSettings(settings, context);
-  checkReminderSettings(settings, context);
-  checkBubbleSettings(settings, context);
+/** What a family that is switched off would lack is nobody's concern. */
+export function checkHandlerSettings(
+  settings: HandlerSettings & { FAMILIES: readonly FamilyName[] },
+  context: z.RefinementCtx,
+): void {
+  if (settings.FAMILIES.includes('reminders')) {
+    checkSmsSettings(settings, context);
+    checkReminderSettings(settings, context);
+  }
+  if (settings.FAMILIES.includes('bubble')) checkBubbleSettings(settings, context);
+  if (settings.FAMILIES.includes('gmb')) checkGoogleSettings(settings, context);
 }
 
 export function createHandlerDependencies(settings: HandlerSettings): HandlerDependencies {
@@ -41,6 +45,9 @@ export function createHandlerDependencies(settings: HandlerSettings): HandlerDep
     sms: createSmsClient(settings),
     reminderRules: createReminderRules(settings),
     bubble: createBubbleClientOf(settings),
+    google: createGoogle(settings),
+    gmbLimits: GMB_LIMITS,
+    ...createGoliothDependencies(settings),
   };
 }
 
@@ -51,6 +58,8 @@ export const handlers: { [Name in JobName]: JobHandler<DefinitionOf<Name>, Handl
   reminder_24h: handleSendReminder,
   pause_check_48h: handlePauseCheck,
   bubble_user_sync: handleBubbleUserSync,
+  gmb_sync: handleGmbSync,
+  golioth_device_sync: handleSyncDevices,
 };
 
 /** The handler of a job by a name that came from a row; its payload is parsed by who calls it. */
