@@ -1,10 +1,11 @@
 import type { JobDefinition } from '@outbox/core';
 import { families, type FamilyName } from './families.ts';
+import { gmbSync } from './gmb-sync/job.ts';
 import { pauseCheck } from './pause-checks/job.ts';
 import { sendReminder } from './reminders/job.ts';
 
 /** Every job of this installation. A new one is a folder, a line here and a line in handlers.ts. */
-export const catalog = [sendReminder, pauseCheck] as const satisfies readonly JobDefinition[];
+export const catalog = [sendReminder, pauseCheck, gmbSync] as const satisfies readonly JobDefinition[];
 
 const allFamilies = families.map(({ name }) => name);
 
@@ -27,5 +28,6 @@ export function queueNames(names: readonly FamilyName[] = allFamilies): string[]
 
 export { families, type Family, type FamilyName } from './families.ts';
 export { familiesSetting } from './families-setting.ts';
+export { gmbSync } from './gmb-sync/job.ts';
 export { pauseCheck } from './pause-checks/job.ts';
 export { sendReminder } from './reminders/job.ts';

@@ -1,4 +1,4 @@
-export type FamilyName = 'reminders';
+export type FamilyName = 'reminders' | 'gmb';
 
 /** What a family puts into the database, and what it needs there. */
 export interface Family {
@@ -29,6 +29,22 @@ export const families: Family[] = [
     ],
     sql: [sqlFile('reminders/trigger.sql'), sqlFile('pause-checks/functions.sql'), sqlFile('reminders/sweep.sql')],
     sweep: 'reminders.sweep',
+  },
+  {
+    name: 'gmb',
+    hostTables: [
+      'public.gmb_accounts',
+      'public.oauth_tokens',
+      'public.gmb_locations',
+      'public.gmb_reviews',
+      'public.sync_status',
+      'public.error_logs',
+    ],
+    migrations: [sqlFile('gmb-sync/0001_marks_and_runs.sql')],
+    sql: ['host', 'marks', 'queue', 'enqueue', 'picking', 'worker-runs', 'diagnostics', 'sweep', 'access'].map((file) =>
+      sqlFile(`gmb-sync/${file}.sql`),
+    ),
+    sweep: 'gmb.sweep',
   },
 ];
 

@@ -1,29 +1,43 @@
 import type { JobDefinition, JobHandler } from '@outbox/core';
 import { z } from 'zod';
 import type { catalog, JobName } from './catalog.ts';
+import type { FamilyName } from './families.ts';
+import { checkGoogleSettings, createGoogle, googleSettings } from './gmb-sync/google-settings.ts';
+import { GMB_LIMITS, handleGmbSync, type GmbDependencies } from './gmb-sync/handler.ts';
 import { handlePauseCheck } from './pause-checks/handler.ts';
 import { handleSendReminder, type ReminderDependencies } from './reminders/handler.ts';
-import {
-  checkReminderSettings,
-  createReminderRules,
-  reminderSettings,
-  type ReminderSettings,
-} from './reminders/reminder-settings.ts';
-import { checkSmsSettings, createSmsClient, smsSettings, type SmsSettings } from './reminders/sms-settings.ts';
+import { checkReminderSettings, createReminderRules, reminderSettings } from './reminders/reminder-settings.ts';
+import { checkSmsSettings, createSmsClient, smsSettings } from './reminders/sms-settings.ts';
 
 /** What the handlers need besides their context: the clients of the providers. */
-export type HandlerDependencies = ReminderDependencies;
+export type HandlerDependencies = ReminderDependencies & GmbDependencies;
 
 /** Settings of the handlers and their providers, which the worker adds to its own. */
-export const handlerSettings = z.object({ ...smsSettings.shape, ...reminderSettings.shape });
+export const handlerSettings = z.object({
+  ...smsSettings.shape,
+  ...reminderSettings.shape,
+  ...googleSettings.shape,
+});
 
-export function checkHandlerSettings(settings: SmsSettings & ReminderSettings, context: z.RefinementCtx): void {
+export type HandlerSettings = z.output<typeof handlerSettings>;
+
+/** What a family that is switched off would lack is nobody's concern. */
+export function checkHandlerSettings(
+  settings: HandlerSettings & { FAMILIES: readonly FamilyName[] },
+  context: z.RefinementCtx,
+): void {
   checkSmsSettings(settings, context);
   checkReminderSettings(settings, context);
+  if (settings.FAMILIES.includes('gmb')) checkGoogleSettings(settings, context);
 }
 
-export function createHandlerDependencies(settings: SmsSettings & ReminderSettings): HandlerDependencies {
-  return { sms: createSmsClient(settings), reminderRules: createReminderRules(settings) };
+export function createHandlerDependencies(settings: HandlerSettings): HandlerDependencies {
+  return {
+    sms: createSmsClient(settings),
+    reminderRules: createReminderRules(settings),
+    google: createGoogle(settings),
+    gmbLimits: GMB_LIMITS,
+  };
 }
 
 type DefinitionOf<Name extends JobName> = Extract<(typeof catalog)[number], { name: Name }>;
@@ -32,6 +46,7 @@ type DefinitionOf<Name extends JobName> = Extract<(typeof catalog)[number], { na
 export const handlers: { [Name in JobName]: JobHandler<DefinitionOf<Name>, HandlerDependencies> } = {
   reminder_24h: handleSendReminder,
   pause_check_48h: handlePauseCheck,
+  gmb_sync: handleGmbSync,
 };
 
 /** The handler of a job by a name that came from a row; its payload is parsed by who calls it. */
