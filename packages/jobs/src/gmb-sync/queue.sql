@@ -49,6 +49,8 @@ end $$;
 create or replace function gmb.insert_into_queue() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  asked uuid;
 begin
   if coalesce(new.status, 'pending') <> 'pending' or coalesce(new.attempts, 0) <> 0 then
     perform gmb.refuse(
@@ -62,12 +64,12 @@ begin
       'Leave them out; "returning" says what they are.'
     );
   end if;
-  select q.* into new
+  select e.id into asked
   from gmb.enqueue_sync(
     account_id => new.account_id, user_id => new.user_id, sync_type => new.sync_type, priority => new.priority,
     scheduled_at => new.scheduled_at, max_attempts => new.max_attempts, metadata => new.metadata
-  ) e
-  join gmb.sync_queue q on q.id = e.id;
+  ) e;
+  select q.* into new from gmb.sync_queue q where q.id = asked;
   return new;
 end $$;
 
