@@ -28,7 +28,7 @@ export const gmbSync = defineJob({
   prioritized: true,
   provider: google,
   tenantField: 'accountId',
-  // Four calls a second feed no more than this: each sync is over sooner, and one that is urgent finds a place sooner.
+  // Five calls a second feed no more than this: each sync is over sooner, and one that is urgent finds a place sooner.
   concurrency: 10,
   timings: {
     production: { delayMs: 0, backoffMs: FIRST_BACKOFF_MS },

@@ -64,9 +64,8 @@ const BAD: Change[] = ['publish', 'claim', 'failed'];
 
 /** What the row says about when things happened. */
 async function setTimes(id: string, times: Record<string, string>): Promise<void> {
-  for (const [column, value] of Object.entries(times)) {
-    await gmb.database.pool.query(`update outbox.jobs set ${column} = ${value} where id = outbox.job_id($1)`, [id]);
-  }
+  const assignments = Object.entries(times).map(([column, value]) => `${column} = ${value}`);
+  await gmb.database.pool.query(`update outbox.jobs set ${assignments.join()} where id = outbox.job_id($1)`, [id]);
 }
 
 afterEach(async () => {
