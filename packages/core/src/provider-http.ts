@@ -1,5 +1,5 @@
 import { MINUTE, SECOND } from './durations.ts';
-import type { OutboxError} from './errors.ts';
+import type { OutboxError } from './errors.ts';
 import { PermanentError, ProviderUnavailableError, RateLimitedError, type LimitScope } from './errors.ts';
 import { codeOf } from './postgres.ts';
 
