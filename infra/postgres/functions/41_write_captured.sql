@@ -1,0 +1,80 @@
+-- What the generated functions of captures call while they run, as outbox_owner.
+
+-- Cancels the open jobs of the keys in `unwanted`, then enqueues `wanted` (see outbox.enqueue_many). A job does not capture
+-- what it writes itself about its own key, nor cancel itself: writing back a result does not run it once more.
+create or replace function outbox.write_captured(
+  job_name text,
+  wanted jsonb,
+  unwanted text[],
+  reason text,
+  reschedule boolean
+) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  own_key text := outbox.current_key(job_name);
+begin
+  if cardinality(unwanted) > 0 then
+    perform outbox.cancel_many(names => array[job_name], keys => unwanted, reason => write_captured.reason);
+  end if;
+  if own_key is not null then
+    wanted := (
+      select jsonb_agg(w.item order by w.position)
+      from jsonb_array_elements(wanted) with ordinality as w (item, position)
+      where w.item ->> 'key' is distinct from own_key
+    );
+  end if;
+  if wanted is null then
+    return;
+  elsif write_captured.reschedule then
+    perform outbox.enqueue_or_move(job_name => write_captured.job_name, wanted => write_captured.wanted);
+  else
+    perform outbox.enqueue_many(name => job_name, rows => wanted, rerun => true);
+  end if;
+end $$;
+
+-- The key of the job that this transaction is the work of, if it is a job of this name.
+create or replace function outbox.current_key(job_name text) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+return (
+  select j.key
+  from outbox.jobs j
+  where j.id = nullif(current_setting('outbox.current_job', true), '')::bigint and j.name = current_key.job_name
+);
+
+-- Enqueues, and moves the duplicates that wait to the instant now asked for, also out of and back into BullMQ. They are
+-- locked by then, so what is seen here holds. Only before their first attempt: one that backs off keeps the instant that its
+-- provider or its backoff asked for; its next run reads the change anyway.
+create or replace function outbox.enqueue_or_move(job_name text, wanted jsonb) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform outbox.move_waiting(id => e.id, due => a.due)
+  from outbox.enqueue_many(name => enqueue_or_move.job_name, rows => enqueue_or_move.wanted, rerun => true) e
+  join (
+    -- Of several rows with one key the last counts, as in enqueue_many.
+    select distinct on (w.item ->> 'key')
+      w.item ->> 'key' as key,
+      coalesce((w.item ->> 'scheduled_at')::timestamptz, now() + coalesce(t.operator_delay, t.delay)) as due
+    from jsonb_array_elements(enqueue_or_move.wanted) with ordinality as w (item, position)
+    cross join outbox.job_types t
+    where t.name = enqueue_or_move.job_name
+    order by w.item ->> 'key', w.position desc
+  ) a on a.key = e.key
+  where not e.is_new;
+end $$;
+
+-- A statement of its own, so that it sees the row as the one that locked it left it.
+create or replace function outbox.move_waiting(id bigint, due timestamptz) returns int
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform
+  from outbox.jobs j
+  where j.id = move_waiting.id
+    and j.state in ('pending', 'published')
+    and j.attempt = 0
+    and j.cancel_requested_at is null
+    and j.scheduled_at <> move_waiting.due;
+  return case when found then outbox.reschedule(id => move_waiting.id, scheduled_at => move_waiting.due) end;
+end $$;
