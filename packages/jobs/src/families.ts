@@ -41,9 +41,9 @@ export const families: Family[] = [
       'public.error_logs',
     ],
     migrations: [sqlFile('gmb-sync/0001_marks_and_runs.sql')],
-    sql: ['host', 'marks', 'queue', 'enqueue', 'picking', 'worker-runs', 'diagnostics', 'sweep', 'access'].map((file) =>
-      sqlFile(`gmb-sync/${file}.sql`),
-    ),
+    sql: [
+      ...['host', 'marks', 'queue', 'enqueue', 'capture', 'picking', 'worker-runs', 'diagnostics', 'sweep', 'access'],
+    ].map((file) => sqlFile(`gmb-sync/${file}.sql`)),
     sweep: 'gmb.sweep',
   },
 ];

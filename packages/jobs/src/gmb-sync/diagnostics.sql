@@ -48,7 +48,7 @@ return jsonb_build_object(
 );
 
 -- How the queue does: depth, age, latency of each stage, failures, what is stuck, what differs between rows and BullMQ, open
--- breakers, worker runs, and which alerts would fire:
+-- breakers and limits, worker runs, and which alerts would fire:
 --
 --   high_failure_rate   of at least 5 syncs that ended in the last hour more than 20 % failed
 --   stale_jobs          a sync is in the same attempt for more than 15 minutes
@@ -140,14 +140,14 @@ begin
         jsonb_agg(
           jsonb_build_object(
             'tenant', nullif(b.tenant, ''), 'state', b.state, 'opened_at', b.opened_at, 'probe_at', b.probe_at,
-            'last_error', b.last_error
+            'limited_until', b.limited_until, 'last_error', b.last_error
           )
           order by b.tenant
         ),
         '[]'
       )
       from outbox.breakers b
-      where b.provider = 'google' and b.state <> 'closed'
+      where b.provider = 'google' and (b.state <> 'closed' or b.limited_until > now())
     ),
     'worker_runs', jsonb_build_object(
       'last_hour', jsonb_build_object('running', runs.running, 'completed', runs.completed, 'failed', runs.failed),

@@ -266,10 +266,16 @@ describe('the diagnostics', () => {
     expect((await diagnose()).worker_runs).toMatchObject({ last_hour: { failed: 1 }, recent: [{}, {}] });
   });
 
-  test('name the open breakers', async () => {
+  test('name the open breakers, and who has to wait', async () => {
     await gmb.database.pool.query(
-      `insert into outbox.breakers (provider, tenant, state) values ('google', '', 'open'), ('google', 'a', 'closed')`,
+      `insert into outbox.breakers (provider, tenant, state, probe_at, limited_until)
+       values
+         ('google', '', 'closed', null, now() + interval '1 minute'), ('google', 'a', 'open', now(), null),
+         ('google', 'b', 'closed', null, now() - interval '1 s'), ('twilio', '', 'open', now(), null)`,
     );
-    expect((await diagnose()).breakers).toMatchObject([{ tenant: null, state: 'open' }]);
+    expect((await diagnose()).breakers).toMatchObject([
+      { tenant: null, state: 'closed', limited_until: expect.any(String) as string },
+      { tenant: 'a', state: 'open' },
+    ]);
   });
 });
