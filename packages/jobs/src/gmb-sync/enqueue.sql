@@ -109,7 +109,14 @@ declare
   earlier timestamptz;
 begin
   select j.* into job from outbox.jobs j where j.id = bring_forward.job_id;
-  if job.state not in ('pending', 'published') or job.cancel_requested_at is not null then
+  if job.cancel_requested_at is not null then
+    -- It is about to end; the run that is enqueued then is what was asked for.
+    update outbox.jobs j
+    set payload = case when bring_forward.sync_type = 'full' then j.payload || '{"syncType": "full"}' else j.payload end,
+        priority = greatest(j.priority, bring_forward.priority)
+    where j.id = job.id and j.rerun;
+    return;
+  elsif job.state not in ('pending', 'published') then
     return;
   end if;
   select t.* into kind from outbox.job_types t where t.name = job.name;

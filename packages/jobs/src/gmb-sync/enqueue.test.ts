@@ -160,6 +160,22 @@ test('a second request while the first runs is answered with its id, and changes
   expect(await gmb.job(id)).toEqual(before);
 });
 
+test('a request for a sync that is about to be cancelled is done after its end, as it was asked for', async () => {
+  const { id, account } = await gmb.add({ syncType: 'incremental' }, 'publish', 'claim');
+  await gmb.database.pool.query(`select outbox.cancel_jobs(ids => array[outbox.job_id($1)], reason => 'r')`, [id]);
+  expect(await gmb.ask(account, { syncType: 'full', priority: 20 })).toMatchObject({ id, duplicate: true });
+  await gmb.database.pool.query(
+    `update outbox.jobs
+     set state = 'cancelled', finished_at = clock_timestamp(), holds_key = false, locked_by = null, locked_until = null
+     where id = outbox.job_id($1)`,
+    [id],
+  );
+  const open = 'select state, priority, payload from outbox.jobs where key = $1 and finished_at is null';
+  expect(await rowsOf(gmb.database.pool, open, [account.id])).toMatchObject([
+    { state: 'pending', priority: 20, payload: { syncType: 'full' } },
+  ]);
+});
+
 test('a request that waited for a claim to commit finds the sync running', async () => {
   const { id, account } = await gmb.add({ syncType: 'incremental' }, 'publish');
   const client = await gmb.begin();

@@ -25,6 +25,7 @@ begin
       and j.attempt < j.max_attempts
       and j.cancel_requested_at is null
       and q.paused_at is null
+      and not exists (select from outbox.providers p where p.name = 'google' and p.paused_at is not null)
     order by j.priority desc, j.created_at, j.id
     limit pick_sync_jobs.job_limit
     for no key update of j skip locked

@@ -45,7 +45,7 @@ describe('pick_sync_jobs', () => {
     expect((await pick()).map(({ id }) => id)).toEqual([ids[1]]);
   });
 
-  test('leaves out what is not due, running, ended, out of attempts, or of a paused queue', async () => {
+  test('leaves out what is not due, running, ended, out of attempts, or paused', async () => {
     await gmb.add({ scheduledAt: inAnHour() });
     await gmb.add({}, 'publish', 'claim');
     await gmb.add({}, 'publish', 'claim', 'completed');
@@ -57,6 +57,9 @@ describe('pick_sync_jobs', () => {
     await gmb.database.pool.query(`select outbox.pause_queue(name => 'gmb-sync', paused_by => 'test')`);
     expect(await pick()).toEqual([]);
     await gmb.database.pool.query(`select outbox.resume_queue(name => 'gmb-sync')`);
+    await gmb.database.pool.query(`select outbox.pause_provider(name => 'google', paused_by => 'test')`);
+    expect(await pick()).toEqual([]);
+    await gmb.database.pool.query(`select outbox.resume_provider(name => 'google')`);
     expect((await pick()).map(({ id }) => id)).toEqual([due]);
   });
 
