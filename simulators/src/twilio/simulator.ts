@@ -1,22 +1,14 @@
-import { once } from 'node:events';
-import { createServer } from 'node:http';
-import { UnavailableError } from '@outbox/core';
+import { startServer, type ServerOptions, type SimulatorServer } from '../shared/server.ts';
 import { createTwilioApp, describeSent, type SentMessage, type TwilioAppOptions } from './app.ts';
-import { FaultScript, faultSchema, type FaultInput } from './faults.ts';
-import { MessageStore } from './messages.ts';
-import { RequestLog, type LoggedRequest } from './request-log.ts';
+import type { FaultInput } from './faults.ts';
+import { createTwilioStores, type LoggedRequest } from './stores.ts';
 
-export interface TwilioSimulatorOptions extends Pick<TwilioAppOptions, 'credentials'> {
-  /** 0, the default, takes a free port. */
-  port?: number;
-  host?: string;
+export interface TwilioSimulatorOptions extends TwilioAppOptions, ServerOptions {
   /** So many messages are kept, by default 10,000; older ones are forgotten. */
   messageLimit?: number;
 }
 
-export interface TwilioSimulator {
-  readonly url: string;
-  readonly port: number;
+export interface TwilioSimulator extends SimulatorServer {
   /** What was accepted, in order. */
   messages(): SentMessage[];
   /** How many those are. */
@@ -29,46 +21,27 @@ export interface TwilioSimulator {
   clearFaults(): void;
   /** Forgets messages, requests and faults. */
   reset(): void;
-  /** Closes the port and every connection. Closing twice is harmless. */
-  close(): Promise<void>;
 }
 
 /** Starts a simulator of its own: nothing is shared between two. Throws `UnavailableError` when the port is taken. */
 export async function startTwilioSimulator(options: TwilioSimulatorOptions = {}): Promise<TwilioSimulator> {
-  const { port: wanted = 0, host = '127.0.0.1', messageLimit, ...appOptions } = options;
-  const stores = { messages: new MessageStore(messageLimit), faults: new FaultScript(), requests: new RequestLog() };
-  const server = createServer(createTwilioApp({ ...appOptions, ...stores }));
-  server.listen(wanted, host);
-  try {
-    await once(server, 'listening');
-  } catch (error) {
-    const message = `Port ${wanted} of ${host} cannot be opened. Free it, or set PORT to another.`;
-    throw new UnavailableError(message, { cause: error });
-  }
-  const address = server.address();
-  const port = typeof address === 'object' && address ? address.port : wanted;
+  const { messageLimit, ...rest } = options;
+  const stores = createTwilioStores(messageLimit);
+  const server = await startServer(createTwilioApp(rest, stores), rest);
 
   return {
-    url: `http://${host}:${port}`,
-    port,
+    ...server,
     messages: () => stores.messages.all().map(describeSent),
     get messageCount() {
       return stores.messages.size;
     },
     requests: () => stores.requests.all(),
-    fault: (fault) => stores.faults.add(faultSchema.parse(fault)),
+    fault: (fault) => void stores.faults.add(fault),
     clearFaults: () => stores.faults.clear(),
     reset: () => {
       stores.messages.clear();
       stores.requests.clear();
       stores.faults.clear();
-    },
-    close: async () => {
-      if (!server.listening) return;
-      const closed = once(server, 'close');
-      server.close();
-      server.closeAllConnections();
-      await closed;
     },
   };
 }
