@@ -1,7 +1,7 @@
 import type { Queryable } from '@outbox/core';
 
 /** The people of the demonstration. The numbers are reserved for fiction. */
-const ORGANIZER = '0de00000-0000-4000-8000-000000000001';
+export const ORGANIZER = '0de00000-0000-4000-8000-000000000001';
 const CREW = '0de00000-0000-4000-8000-0000000000c0';
 
 const MEMBERS = [

@@ -1,13 +1,14 @@
 import { ConfigError, type Pool } from '@outbox/core';
+import { families } from '@outbox/jobs';
 
 /**
  * `npm start` is a demonstration: it writes people who do not exist and plans jobs in seconds. In a database whose
- * auto_syncs are somebody's real ones it would do harm: throws `ConfigError` then.
+ * auto_syncs or users are somebody's real ones it would do harm: throws `ConfigError` then.
  */
 export async function assertDemonstrable(pool: Pool): Promise<void> {
   if (await ownsHostTables(pool)) return;
   throw new ConfigError(
-    'This database has an auto_syncs table of its own, and npm start is a demonstration with invented people. ' +
+    'This database has tables of its own that npm start would use (auto_syncs, users or the like), and it is a demonstration with invented people. ' +
       'Unset DATABASE_URL to get a private PostgreSQL, or see "Your own Postgres and Redis" in README.md.',
   );
 }
@@ -15,8 +16,11 @@ export async function assertDemonstrable(pool: Pool): Promise<void> {
 /** True when the host's tables are our stand-in, or are not there yet. */
 export async function ownsHostTables(pool: Pool): Promise<boolean> {
   const { rows } = await pool.query<{ hasHost: boolean; hasLedger: boolean }>(
-    `select to_regclass('public.auto_syncs') is not null as "hasHost",
-            to_regclass('outbox.applied_files') is not null as "hasLedger"`,
+    /* sql */ `
+    select
+      exists (select from unnest($1::text[]) as t (name) where to_regclass(t.name) is not null) as "hasHost",
+      to_regclass('outbox.applied_files') is not null as "hasLedger"`,
+    [families.flatMap(({ hostTables }) => hostTables)],
   );
   if (!rows[0]?.hasHost) return true;
   if (!rows[0].hasLedger) return false;

@@ -1,9 +1,12 @@
 import { execFileSync } from 'node:child_process';
 import { mkdir } from 'node:fs/promises';
 import { join, relative } from 'node:path';
-import { ConfigError, createPool, MINUTE, UnavailableError, type Pool } from '@outbox/core';
+import { ConfigError, createPool, loadConfig, MINUTE, UnavailableError, type Pool } from '@outbox/core';
+import { familiesSetting, type FamilyName } from '@outbox/jobs';
 import { findRedisServer, freePort, startLocalPostgres, startLocalRedis } from '@outbox/local';
 import { migrate } from '@outbox/postgres';
+import { z } from 'zod';
+import { playActs } from './acts.ts';
 import { INSERT_YOUR_OWN, prepareCast } from './cast.ts';
 import { noteLocalPostgresUrl } from './local-url.ts';
 import { assertDemonstrable, ownsHostTables } from './own-database.ts';
@@ -77,6 +80,7 @@ function onStop(stopping: AbortController, screen: Screen): Promise<void> {
 async function run(screen: Screen, cleanups: Cleanup[], signal: AbortSignal): Promise<void> {
   await mkdir(join(HOME, 'logs'), { recursive: true });
   const secrets = await loadSecrets(join(HOME, 'secrets.json'));
+  const { FAMILIES: families } = loadConfig(z.object(familiesSetting), process.env);
 
   const servers = await startServers(screen, cleanups);
   const pool = createPool({
@@ -86,11 +90,11 @@ async function run(screen: Screen, cleanups: Cleanup[], signal: AbortSignal): Pr
     onError: () => undefined,
   });
   cleanups.push(() => pool.end());
-  await screen.step('Migrating the database', () => prepareDatabase(pool, servers));
+  await screen.step('Migrating the database', () => prepareDatabase(pool, servers, families));
 
   const ports = await choosePorts(screen);
-  const services = serviceList(servers, ports, secrets);
-  await screen.step('Starting simulator, bridge, worker and API', async () => {
+  const services = serviceList(servers, ports, secrets, families);
+  await screen.step('Starting simulators, bridge, worker and API', async () => {
     const processes = services.map((options) => {
       const service = new ServiceProcess(options);
       cleanups.push(() => service.stop());
@@ -101,16 +105,16 @@ async function run(screen: Screen, cleanups: Cleanup[], signal: AbortSignal): Pr
   });
 
   sayWhereToLook(screen, servers, ports, secrets);
-  const narrator = new Narrator(pool, (line) => screen.say(`  ${clockTime()}  ${line}`));
+  const say = (line: string) => screen.say(`  ${clockTime()}  ${line}`);
+  const narrator = new Narrator(pool, say);
   await narrator.start();
   cleanups.push(() => narrator.stop());
-  const scene = await playStory(
-    pool,
-    narrator,
-    'Friday climbing',
-    AbortSignal.any([signal, AbortSignal.timeout(STORY_TIMEOUT_MS)]),
-  );
-  screen.say(`\n  The end: texted ${scene.texted.join(', ')}; the auto sync is ${scene.status}.`);
+  const inTime = AbortSignal.any([signal, AbortSignal.timeout(STORY_TIMEOUT_MS)]);
+  const others = playActs(pool, families, say, inTime);
+  const scene = families.includes('reminders') ? await playStory(pool, narrator, 'Friday climbing', inTime) : undefined;
+  await others;
+  const end = scene ? `texted ${scene.texted.join(', ')}; the auto sync is ${scene.status}` : families.join(', ');
+  screen.say(`\n  The end: ${end}.`);
   sayYourTurn(screen, servers);
   await new Promise(() => undefined);
 }
@@ -148,13 +152,18 @@ async function startServers(screen: Screen, cleanups: Cleanup[]): Promise<Server
   });
 }
 
-async function prepareDatabase(pool: Pool, { databaseUrl, redisUrl }: Servers): Promise<void> {
+async function prepareDatabase(
+  pool: Pool,
+  { databaseUrl, redisUrl }: Servers,
+  families: readonly FamilyName[],
+): Promise<void> {
   await assertDemonstrable(pool);
   await migrate({
     databaseUrl,
     instance: INSTANCE,
     backend: redisUrl ? 'redis' : 'postgres',
     timings: 'demo',
+    families,
     host: await ownsHostTables(pool),
   });
   await prepareCast(pool);
@@ -168,16 +177,17 @@ async function choosePorts(screen: Screen): Promise<Ports> {
   };
   return {
     api: await choose('API', 4000),
-    simulator: await choose('SMS simulator', 4010),
+    simulator: await choose('simulators', 4010),
     bridge: await choose("bridge's health check", 4001),
     worker: await choose("worker's health check", 4002),
   };
 }
 
-function serviceList(servers: Servers, ports: Ports, secrets: Secrets) {
+function serviceList(servers: Servers, ports: Ports, secrets: Secrets, families: readonly FamilyName[]) {
   const shared = {
     DATABASE_URL: servers.databaseUrl,
     OUTBOX_INSTANCE: INSTANCE,
+    FAMILIES: families.join(','),
     QUEUE_BACKEND: servers.redisUrl ? 'redis' : 'postgres',
     REDIS_URL: servers.redisUrl ?? '',
   };
@@ -202,6 +212,9 @@ function serviceList(servers: Servers, ports: Ports, secrets: Secrets) {
       HEALTH_PORT: `${ports.worker}`,
       SMS_PROVIDER: 'simulator',
       SMS_SIMULATOR_URL: at(ports.simulator, ''),
+      BUBBLE_SIMULATOR_URL: at(ports.simulator, '/bubble'),
+      GOOGLE_SIMULATOR_URL: at(ports.simulator, '/google'),
+      GOLIOTH_SIMULATOR_URL: at(ports.simulator, '/golioth'),
       DRAIN: '5s',
     }),
     service('api', 'services/api/dist/main.js', at(ports.api, '/readyz'), {
@@ -220,7 +233,7 @@ function serviceList(servers: Servers, ports: Ports, secrets: Secrets) {
 function sayWhereToLook(screen: Screen, { databaseUrl }: Servers, ports: Ports, secrets: Secrets): void {
   screen.say(`
   Bull Board   http://127.0.0.1:${ports.api}/admin/queues   login operator / ${secrets.boardPassword}
-  Texts sent   http://127.0.0.1:${ports.simulator}   (a simulator: nobody receives anything)
+  Providers    http://127.0.0.1:${ports.simulator}   (simulators: nobody receives anything)
   API          http://127.0.0.1:${ports.api}/api/jobs   Authorization: Bearer ${secrets.serviceKey}
   Postgres     psql "${databaseUrl}"
   Logs         ${relative(process.cwd(), join(HOME, 'logs')) || '.'}
