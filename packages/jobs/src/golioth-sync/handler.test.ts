@@ -142,6 +142,13 @@ describe('a sync', () => {
     expect(await attempt()).toMatchObject({ result: { missing: 1, complete: true } });
   });
 
+  test('keeps a device whose name holds what Postgres cannot', async () => {
+    const { integrationId, attempt } = await setup();
+    golioth.setDevice('plant', { id: 'd0', name: 'a\u0000b\ud83dc', tagIds: ['\u0000'] });
+    await attempt();
+    expect(await devicesOf(integrationId)).toEqual([{ id: 'd0', name: 'ab\ufffdc', missing: false }]);
+  });
+
   test('that began earlier overwrites nothing of a later one', async () => {
     const { integrationId, attempt } = await setup();
     addDevices(1);
