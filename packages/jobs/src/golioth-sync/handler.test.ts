@@ -1,10 +1,15 @@
 import { createPool, MINUTE, type JobContext, type Pool } from '@outbox/core';
-import { createTestDatabase, handlerContext, type TestDatabase } from '@outbox/testing';
+import {
+  createTestDatabase,
+  handlerContext,
+  startGoliothSimulator,
+  type GoliothSimulator,
+  type TestDatabase,
+} from '@outbox/testing';
 import { createGoliothClient, type GoliothClient } from './golioth-client.ts';
 import type { GoliothDependencies } from './golioth-settings.ts';
 import { handleSyncDevices } from './handler.ts';
 import { createIntegration, insertSchedule } from './schedules.fixture.ts';
-import { startGoliothSimulator, type GoliothSimulator } from './simulator.tmp.fixture.ts';
 import * as store from './store.ts';
 
 const KEY = 'key-of-plant';
