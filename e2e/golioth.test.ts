@@ -1,13 +1,11 @@
 import { migrate } from '@outbox/postgres';
 import {
-  startGoliothSimulator,
-  type GoliothSimulator,
-} from '../packages/jobs/src/golioth-sync/simulator.tmp.fixture.ts';
-import {
   createTestDatabase,
   createTestPrefix,
+  startGoliothSimulator,
   startService,
   waitFor,
+  type GoliothSimulator,
   type RunningService,
   type TestDatabase,
   type TestPrefix,

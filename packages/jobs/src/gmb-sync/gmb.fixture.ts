@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { PoolClient, Queryable } from '@outbox/core';
+import { createPool, type Pool, type PoolClient, type Queryable } from '@outbox/core';
 import { createTestDatabase, type TestDatabase } from '@outbox/testing';
 
 /** Rows of the host application, and of the queue, for tests; only tests import this. */
@@ -70,6 +70,8 @@ export interface SyncWish {
 
 export interface Gmb {
   readonly database: TestDatabase;
+  /** Can do what the worker can, and no more. */
+  readonly worker: Pool;
   /** Asks for a sync as the API does; gives what it is answered. */
   ask(
     account: TestAccount,
@@ -95,20 +97,31 @@ export interface Gmb {
 /** The queue of a database of the test file's own. Call it at the top of the file. */
 export function useGmb(): Gmb {
   let database: TestDatabase;
+  let worker: Pool;
   const clients: PoolClient[] = [];
 
-  beforeAll(async () => void (database = await createTestDatabase()));
+  beforeAll(async () => {
+    database = await createTestDatabase();
+    const options = { applicationName: 'worker of a test', max: 3, onError: () => undefined };
+    worker = createPool({ url: database.url, role: 'outbox_worker', ...options });
+  });
   afterEach(async () => {
     for (const client of clients.splice(0)) {
       await client.query('rollback; reset role');
       client.release();
     }
   });
-  afterAll(() => database.drop());
+  afterAll(async () => {
+    await worker.end();
+    await database.drop();
+  });
 
   const gmb: Gmb = {
     get database() {
       return database;
+    },
+    get worker() {
+      return worker;
     },
 
     ask: async ({ id, userId }, wish = {}, db = database.pool) => {

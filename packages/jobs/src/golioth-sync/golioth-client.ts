@@ -1,8 +1,8 @@
 import {
-  OutboxError,
   PermanentError,
   ProviderUnavailableError,
   requestProvider,
+  type OutboxError,
   type ProviderAnswer,
 } from '@outbox/core';
 import { z } from 'zod';
@@ -85,16 +85,19 @@ function refusalOf(status: number, projectId: string): OutboxError | undefined {
   });
 }
 
-/** The form of an instant is looked at here: one that Postgres refuses would fail a whole page. */
+/** One that Postgres refuses would fail the whole page. */
 const instant = z.iso.datetime({ offset: true }).nullish().catch(null);
 
+/** Without what JSON can say and Postgres cannot keep: NUL, and halves of characters. */
+const text = z.string().transform((value) => value.replaceAll('\u0000', '').replace(/[\ud800-\udfff]/gu, '\ufffd'));
+
 const deviceBody = z.object({
-  id: z.string().min(1),
-  name: z.string().nullish(),
-  hardwareIds: z.array(z.string()).nullish(),
-  tagIds: z.array(z.string()).nullish(),
-  blueprintId: z.string().nullish(),
-  cohortId: z.string().nullish(),
+  id: text.pipe(z.string().min(1)),
+  name: text.nullish(),
+  hardwareIds: z.array(text).nullish(),
+  tagIds: z.array(text).nullish(),
+  blueprintId: text.nullish(),
+  cohortId: text.nullish(),
   enabled: z.boolean().nullish(),
   createdAt: instant,
   updatedAt: instant,

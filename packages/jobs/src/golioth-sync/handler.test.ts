@@ -1,10 +1,15 @@
 import { createPool, MINUTE, type JobContext, type Pool } from '@outbox/core';
-import { createTestDatabase, handlerContext, type TestDatabase } from '@outbox/testing';
+import {
+  createTestDatabase,
+  handlerContext,
+  startGoliothSimulator,
+  type GoliothSimulator,
+  type TestDatabase,
+} from '@outbox/testing';
 import { createGoliothClient, type GoliothClient } from './golioth-client.ts';
 import type { GoliothDependencies } from './golioth-settings.ts';
 import { handleSyncDevices } from './handler.ts';
 import { createIntegration, insertSchedule } from './schedules.fixture.ts';
-import { startGoliothSimulator, type GoliothSimulator } from './simulator.tmp.fixture.ts';
 import * as store from './store.ts';
 
 const KEY = 'key-of-plant';
@@ -140,6 +145,13 @@ describe('a sync', () => {
     expect(await attempt()).toMatchObject({ result: { missing: 0, complete: false } });
     expect((await devicesOf(integrationId)).filter(({ missing }) => missing)).toEqual([]);
     expect(await attempt()).toMatchObject({ result: { missing: 1, complete: true } });
+  });
+
+  test('keeps a device whose name holds what Postgres cannot', async () => {
+    const { integrationId, attempt } = await setup();
+    golioth.setDevice('plant', { id: 'd0', name: 'a\u0000b\ud83dc', tagIds: ['\u0000'] });
+    await attempt();
+    expect(await devicesOf(integrationId)).toEqual([{ id: 'd0', name: 'ab\ufffdc', missing: false }]);
   });
 
   test('that began earlier overwrites nothing of a later one', async () => {

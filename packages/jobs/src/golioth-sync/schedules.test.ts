@@ -1,5 +1,5 @@
 import { DAY, MINUTE } from '@outbox/core';
-import { createTestDatabase, type TestDatabase } from '@outbox/testing';
+import { createTestDatabase, waitFor, type TestDatabase } from '@outbox/testing';
 import { createIntegration, insertSchedule, type ScheduleWish } from './schedules.fixture.ts';
 import { slotsAfter } from './slot-oracle.fixture.ts';
 
@@ -105,6 +105,21 @@ describe('a run that begins', () => {
     expect(await beginRun(job, later(job.due, 1_000))).toMatchObject({ refusal: 'schedule_not_enabled' });
     expect(await waiting(scheduleId)).toEqual([]);
   });
+});
+
+test('a schedule that is disabled just while a run plans the next one is left with no job that waits', async () => {
+  const { scheduleId } = await setup();
+  const job = await claim(scheduleId);
+  const planning = await database.pool.connect();
+  await planning.query('begin');
+  await planning.query('select golioth.begin_run($1)', [job.id]);
+  const disabling = sql('update public.auto_sync_schedules set enabled = false where id = $1', [scheduleId]);
+  await waitFor(async () => expect(await sql('select from pg_locks where not granted')).not.toEqual([]));
+  await planning.query('commit');
+  planning.release();
+  await disabling;
+  expect(await waiting(scheduleId)).toEqual([]);
+  expect(await sql('select from outbox.capture_errors')).toEqual([]);
 });
 
 describe('with missed_runs = none', () => {
