@@ -1,11 +1,10 @@
+import { startGoliothSimulator, type GoliothSimulator } from '@outbox/simulators';
 import { migrate } from '@outbox/postgres';
 import {
   createTestDatabase,
   createTestPrefix,
-  startGoliothSimulator,
   startService,
   waitFor,
-  type GoliothSimulator,
   type RunningService,
   type TestDatabase,
   type TestPrefix,

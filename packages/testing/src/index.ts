@@ -1,6 +1,5 @@
 export * from './capture-logs.ts';
 export * from './fault-proxy.ts';
-export * from './golioth-simulator.ts';
 export * from './handler-context.ts';
 export * from './own-redis.ts';
 export * from './run-service.ts';

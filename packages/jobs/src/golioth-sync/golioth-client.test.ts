@@ -1,5 +1,5 @@
 import { PermanentError, ProviderUnavailableError, RateLimitedError } from '@outbox/core';
-import { startGoliothSimulator, type GoliothSimulator } from '@outbox/testing';
+import { startGoliothSimulator, type GoliothSimulator } from '@outbox/simulators';
 import { createGoliothClient } from './golioth-client.ts';
 
 const ACCESS = { projectId: 'plant', apiKey: 'key-of-plant' };

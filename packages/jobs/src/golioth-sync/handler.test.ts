@@ -1,11 +1,6 @@
+import { startGoliothSimulator, type GoliothSimulator } from '@outbox/simulators';
 import { createPool, MINUTE, type JobContext, type Pool } from '@outbox/core';
-import {
-  createTestDatabase,
-  handlerContext,
-  startGoliothSimulator,
-  type GoliothSimulator,
-  type TestDatabase,
-} from '@outbox/testing';
+import { createTestDatabase, handlerContext, type TestDatabase } from '@outbox/testing';
 import { createGoliothClient, type GoliothClient } from './golioth-client.ts';
 import type { GoliothDependencies } from './golioth-settings.ts';
 import { handleSyncDevices } from './handler.ts';
