@@ -76,7 +76,7 @@ function sendDevices(request: IncomingMessage, response: ServerResponse, project
   const key = request.headers['x-api-key'];
   const project = projects.get(decodeURIComponent(projectId));
   if (![...projects.values()].some(({ apiKey }) => apiKey === key)) return send(response, 401, refusal(401));
-  if (project?.apiKey !== key) return send(response, 404, refusal(404));
+  if (project === undefined || project.apiKey !== key) return send(response, 404, refusal(404));
 
   const page = Number(url.searchParams.get('page') ?? 0);
   const perPage = Number(url.searchParams.get('perPage') ?? 100);
