@@ -111,6 +111,7 @@ const CAPTURES = /* sql */ `
       where t.tgrelid = to_regclass(c.table_name)
         and p.proowner = 'outbox_owner'::regrole
         and t.tgtype & e.bit <> 0
+        and t.tgtype & 2 = 0 -- one that fires before the write captures nothing
         and t.tgenabled in ('O', 'A')
     )
   order by c.id, e.bit

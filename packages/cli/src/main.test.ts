@@ -348,6 +348,8 @@ describe('doctor', () => {
     await addUnknownEffect(id);
     await query(`alter table public.auto_syncs disable trigger on_auto_sync_created`);
     await query(`drop trigger on_auto_sync_deleted on public.auto_syncs`);
+    // Another trigger of ours fires before an insert there, and captures nothing.
+    await query(`drop trigger capture_golioth_schedules_insert on public.auto_sync_schedules`);
     await query(`select outbox.record_capture_error('t', 'j', 'k', '55P03', 'm')`);
     await query(`select outbox.pause_queue(name => 'reminders', paused_by => 'ada', reason => 'quiet')`);
     await query(`select outbox.resume_after_restore(counter => 1)`);
@@ -355,7 +357,8 @@ describe('doctor', () => {
       values ('b1', 'bridge', '1', now() - interval '1 hour'), ('w1', 'worker', '1', now())`);
     const { code, of } = await findings();
     expect(code).toBe(1);
-    const missing = /no enabled trigger for insert of public.auto_syncs \(reminder_24h\), delete of public.auto_syncs/;
+    const missing =
+      /no enabled trigger for insert of public.auto_syncs \(reminder_24h\), delete of public.auto_syncs.*insert of public.auto_sync_schedules/;
     expect(of('captures')).toMatchObject({ status: 'broken', detail: expect.stringMatching(missing) as string });
     expect(of('capture errors')).toMatchObject({ status: 'broken' });
     expect(of('services')).toMatchObject({
