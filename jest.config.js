@@ -1,6 +1,12 @@
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
+/** ES modules become CommonJS, import.meta included. */
+const toCommonJs = (syntax) => [
+  '@swc/jest',
+  { swcrc: false, jsc: { parser: { syntax }, target: 'es2022' }, module: { type: 'commonjs' } },
+];
+
 /**
  * Jest over the TypeScript sources. What runs outside the tests (the set-up, the environment, the reporter) is loaded by
  * Node and not by Jest, so it comes from `dist`: `npm test` builds first.
@@ -15,17 +21,9 @@ export default {
   watchPathIgnorePatterns: ['/dist/'],
   watchman: false,
 
-  // ES modules become CommonJS, import.meta included. No dependency is for ES modules only, so none is transformed.
-  transform: {
-    '\\.ts$': [
-      '@swc/jest',
-      {
-        swcrc: false,
-        jsc: { parser: { syntax: 'typescript' }, target: 'es2022' },
-        module: { type: 'commonjs' },
-      },
-    ],
-  },
+  // Of the dependencies only jose is for ES modules only, which Jest cannot load itself before Node 24.9.
+  transform: { '\\.ts$': toCommonJs('typescript'), 'node_modules/jose/.+\\.js$': toCommonJs('ecmascript') },
+  transformIgnorePatterns: ['/node_modules/(?!jose/)'],
 
   testEnvironment: '<rootDir>/packages/testing/dist/test-environment.js',
   // Our packages resolve to their sources.

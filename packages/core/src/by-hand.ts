@@ -5,8 +5,11 @@ import { withTransaction, type Pool, type Queryable } from './postgres.ts';
 /** Who acts: what `outbox.audit` keeps. */
 export interface Actor {
   name: string;
-  /** `service`, a key of the API; `operator`, a person at a shell. */
-  role: 'service' | 'operator';
+  /**
+   * `service`, a key of the API; `operator`, a person at a shell; `user` and `admin`, a person whom the host application
+   * signed in, by its uuid; `trigger`, whoever knows the secret that starts work.
+   */
+  role: 'service' | 'operator' | 'user' | 'admin' | 'trigger';
 }
 
 /** What a person may do to one job. */

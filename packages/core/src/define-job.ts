@@ -48,6 +48,11 @@ export interface JobDefinition<Name extends string = string, Payload extends z.Z
   readonly key: (payload: z.output<Payload>) => string | undefined;
   /** Jobs of one serial key never run at the same time, whatever their names. */
   serialKey?(payload: z.output<Payload>): string;
+  /**
+   * SQL function (user_id uuid, payload jsonb) that returns true when what the payload names is that user's, for the role of
+   * the API. Undefined: no user may ask for this job through the API, only services may.
+   */
+  readonly ownerCheck?: `${string}.${string}`;
   /** Whom it calls; undefined when it calls nobody, or nobody who could be down. */
   readonly provider?: ProviderDefinition;
   /**

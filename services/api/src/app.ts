@@ -2,7 +2,7 @@ import { healthRoutes, MINUTE, type Checks, type Logger } from '@outbox/core';
 import type { Queue } from 'bullmq';
 import express, { type Express, type RequestHandler } from 'express';
 import { rateLimit } from 'express-rate-limit';
-import { requireCaller, serviceKeyAuthentication } from './auth.ts';
+import { requireCaller, servicesAndAdminsOnly, serviceKeyAuthentication } from './auth.ts';
 import { boardRoutes } from './board.ts';
 import type { ApiSettings } from './config.ts';
 import { BOARD_PATH, loginRoutes, requireLogin, sessions, type LoginSettings } from './login.ts';
@@ -12,11 +12,19 @@ import { effectRoutes } from './routes/effects.ts';
 import { jobRoutes, type JobRoutesDependencies } from './routes/jobs.ts';
 import { queueRoutes } from './routes/queues.ts';
 import { securityHeaders } from './security-headers.ts';
+import {
+  createUserTokenReader,
+  serviceTokenAuthentication,
+  userTokenAuthentication,
+  type TokenSettings,
+} from './supabase-tokens.ts';
 
 export interface AppDependencies extends JobRoutesDependencies {
   /** What the board shows. */
   queues: readonly Queue[];
-  settings: LoginSettings & Pick<ApiSettings, 'SERVICE_KEYS' | 'RATE_LIMIT_PER_MINUTE' | 'TRUSTED_PROXIES'>;
+  settings: LoginSettings &
+    TokenSettings &
+    Pick<ApiSettings, 'SERVICE_KEYS' | 'TRIGGER_SECRETS' | 'RATE_LIMIT_PER_MINUTE' | 'TRUSTED_PROXIES'>;
   log: Logger;
   /** What has to be fine for /readyz. */
   checks: Checks;
@@ -32,8 +40,12 @@ export function createApp({ settings, log, checks, queues, ...jobs }: AppDepende
 
   app.use(logRequests(log), securityHeaders({ https }), healthRoutes(checks));
 
+  const services = [serviceKeyAuthentication(settings.SERVICE_KEYS), serviceTokenAuthentication(settings)];
+  const readUserToken = createUserTokenReader(settings);
+
   app.use('/api', neverStored, limitRequests(settings.RATE_LIMIT_PER_MINUTE));
-  app.use('/api', requireCaller([serviceKeyAuthentication(settings.SERVICE_KEYS)]));
+  app.use('/api', requireCaller([...services, userTokenAuthentication(readUserToken)]));
+  app.use(['/api/effects', '/api/queues'], servicesAndAdminsOnly);
   app.use('/api', express.json({ limit: MAX_BODY }));
   app.use(jobRoutes(jobs), effectRoutes(jobs), queueRoutes(jobs));
 

@@ -4,8 +4,9 @@ import { ExpressAdapter } from '@bull-board/express';
 import type { JobDefinition } from '@outbox/core';
 import type { Queue } from 'bullmq';
 import express, { type Express, type RequestHandler, type Router } from 'express';
-import { BOARD_PATH, isRead } from './login.ts';
+import { BOARD_PATH } from './login.ts';
 import { ProblemError } from './problem.ts';
+import { isRead } from './same-origin.ts';
 
 const POLL_SECONDS = 5;
 

@@ -3,10 +3,10 @@ import { familiesSetting } from '@outbox/jobs';
 import { z } from 'zod';
 
 /** One secret, or the new and the old one while it is being changed, separated by a comma. Errors never show them. */
-function secrets(minLength: number, missing: string) {
+function secrets(minLength: number, missing?: string) {
   const message = `must be one or two values, separated by a comma, each of at least ${minLength} characters`;
   return z
-    .string({ error: missing })
+    .string(missing)
     .transform((text) => text.split(',').map((secret) => secret.trim()))
     .refine((list) => list.length <= 2 && list.every((secret) => secret.length >= minLength), message);
 }
@@ -24,6 +24,30 @@ export const apiSettings = withQueueBackend(
     SERVICE_KEYS: secrets(16, 'is missing: set the key that callers of /api present').describe(
       'Keys of the services that call /api: one, or two separated by a comma while one is being replaced',
     ),
+    SUPABASE_JWT_SECRET: secrets(32)
+      .optional()
+      .describe(
+        "Signs the project's older service keys, and its users' tokens unless SUPABASE_JWKS_URL is set: one secret, or two",
+      ),
+    SUPABASE_JWKS_URL: z
+      .url({ protocol: /^https?$/, error: 'must look like https://project.supabase.co/auth/v1/.well-known/jwks.json' })
+      .optional()
+      .describe("Keys of the users' tokens, e.g. https://project.supabase.co/auth/v1/.well-known/jwks.json"),
+    SUPABASE_JWT_ISSUER: z
+      .string()
+      .trim()
+      .max(500, 'must have at most 500 characters')
+      .optional()
+      .describe("Who issues the users' tokens (iss), e.g. https://project.supabase.co/auth/v1"),
+    SUPABASE_JWT_AUDIENCE: z
+      .string()
+      .trim()
+      .max(500, 'must have at most 500 characters')
+      .default('authenticated')
+      .describe("Whom the users' tokens are for (aud)"),
+    TRIGGER_SECRETS: secrets(16)
+      .optional()
+      .describe('Secrets that may call /functions/v1 as X-Trigger-Secret: one, or two while one is being replaced'),
     BOARD_USER: z
       .string()
       .trim()
@@ -48,6 +72,19 @@ export const apiSettings = withQueueBackend(
       .default(600)
       .describe('Most requests to /api a minute from one address, by each API process'),
   }),
-);
+).superRefine(checkTokenSettings);
+
+/** Tokens of users can only be checked with both: what signs them, and who issues them. */
+function checkTokenSettings(
+  settings: { SUPABASE_JWT_SECRET?: unknown; SUPABASE_JWKS_URL?: unknown; SUPABASE_JWT_ISSUER?: unknown },
+  context: z.RefinementCtx,
+): void {
+  const isSigned = settings.SUPABASE_JWT_SECRET !== undefined || settings.SUPABASE_JWKS_URL !== undefined;
+  if (isSigned === (settings.SUPABASE_JWT_ISSUER !== undefined)) return;
+  const message = isSigned
+    ? 'is missing: set it to the "iss" of the tokens, e.g. https://project.supabase.co/auth/v1'
+    : 'is set, but neither SUPABASE_JWKS_URL nor SUPABASE_JWT_SECRET is';
+  context.addIssue({ code: 'custom', path: ['SUPABASE_JWT_ISSUER'], message, input: undefined });
+}
 
 export type ApiSettings = z.output<typeof apiSettings>;

@@ -3,10 +3,11 @@ import cookieSession from 'cookie-session';
 import express, { type Request, type RequestHandler, type Response, type Router } from 'express';
 import { rateLimit } from 'express-rate-limit';
 import { z } from 'zod';
-import { isOneOf } from './auth.ts';
 import type { ApiSettings } from './config.ts';
 import { renderLoginPage, renderLogoutPage } from './login-page.ts';
 import { ProblemError } from './problem.ts';
+import { comesFromElsewhere, isRead } from './same-origin.ts';
+import { isOneOf } from './secrets.ts';
 
 export const BOARD_PATH = '/admin/queues';
 
@@ -71,10 +72,6 @@ export const requireLogin: RequestHandler = (request, response, next) => {
   response.redirect(`/admin/login?${new URLSearchParams({ next: request.originalUrl }).toString()}`);
 };
 
-export function isRead({ method }: Request): boolean {
-  return method === 'GET' || method === 'HEAD';
-}
-
 function isLoggedIn(request: Request): boolean {
   const { data } = session.safeParse(request.session);
   // A cookie that was copied out of the browser must end as well.
@@ -104,25 +101,12 @@ function limitTries(): RequestHandler {
   });
 }
 
-/**
- * A form on another site must not log anybody in or out. Browsers say where a form comes from; what says nothing is no
- * browser and has no cookies to abuse.
- */
+/** A form on another site must not log anybody in or out. */
 function refuseOtherSites(publicUrl: string | undefined): RequestHandler {
-  const publicHost = publicUrl && new URL(publicUrl).host;
   return (request, _response, next) => {
-    const site = request.get('sec-fetch-site');
-    const origin = request.get('origin');
-    const ours = site
-      ? ['same-origin', 'none'].includes(site)
-      : origin === undefined || [publicHost, request.get('host')].includes(hostOf(origin));
-    if (!ours) throw new ProblemError('forbidden', 'This form can only be sent from its own page.');
-    next();
+    if (!comesFromElsewhere(request, publicUrl)) return next();
+    throw new ProblemError('forbidden', 'This form can only be sent from its own page.');
   };
-}
-
-function hostOf(origin: string): string {
-  return URL.canParse(origin) ? new URL(origin).host : 'nowhere';
 }
 
 function nextOf(body: unknown): unknown {

@@ -12,6 +12,11 @@ export const OLD_SESSION_SECRET = 'the-secret-that-was-in-use-yesterday';
 
 export const testSettings: AppDependencies['settings'] = {
   SERVICE_KEYS: [SERVICE_KEY, NEXT_SERVICE_KEY],
+  SUPABASE_JWT_SECRET: undefined,
+  SUPABASE_JWKS_URL: undefined,
+  SUPABASE_JWT_ISSUER: undefined,
+  SUPABASE_JWT_AUDIENCE: 'authenticated',
+  TRIGGER_SECRETS: undefined,
   BOARD_USER: 'operator',
   BOARD_PASSWORD,
   SESSION_SECRETS: [SESSION_SECRET, OLD_SESSION_SECRET],

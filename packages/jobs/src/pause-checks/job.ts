@@ -15,6 +15,7 @@ export const pauseCheck = defineJob({
   description: 'Pauses an auto sync that is still short of answers',
   payload: z.object({ autoSyncId: z.uuid() }),
   key: ({ autoSyncId }) => autoSyncId,
+  ownerCheck: 'reminders.is_organizer',
   unique: 'waiting',
   timings: {
     production: { delayMs: 48 * HOUR, backoffMs: FIRST_BACKOFF_MS },

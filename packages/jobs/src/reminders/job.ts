@@ -22,6 +22,7 @@ export const sendReminder = defineJob({
   payload: z.object({ autoSyncId: z.uuid() }),
   key: ({ autoSyncId }) => autoSyncId,
   provider: twilio,
+  ownerCheck: 'reminders.is_organizer',
   unique: 'waiting',
   timings: {
     production: { delayMs: 24 * HOUR, backoffMs: FIRST_BACKOFF_MS },

@@ -28,7 +28,7 @@ begin
 end $$;
 
 set local role outbox_owner;
-grant usage on schema reminders to outbox_worker;
+grant usage on schema reminders to outbox_worker, outbox_api;
 
 -- One row per auto sync: how it stands. Named so that it does not hide the table when both schemas are searched. A goal of
 -- critical mass asks for metadata.critical_mass answers, else for half of the members, rounded up; everyone asks for all of
@@ -293,6 +293,15 @@ create or replace function reminders.has_trigger(name text) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
 return exists (select from pg_trigger t where t.tgrelid = 'public.auto_syncs'::regclass and t.tgname = has_trigger.name);
 
+-- Whether the auto sync that a job's payload names is this user's: nobody else may ask the API for such a job.
+create or replace function reminders.is_organizer(user_id uuid, payload jsonb) returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp
+return exists (
+  select
+  from public.auto_syncs s
+  where s.id = outbox.uuid_or_null(is_organizer.payload ->> 'autoSyncId') and s.organizer_id = is_organizer.user_id
+);
+
 -- How long after its creation an auto sync is reminded; outbox.job_types decides.
 create or replace function reminders.reminder_delay() returns interval
 language sql stable security definer set search_path = pg_catalog, pg_temp
@@ -322,6 +331,7 @@ where j.name in ('reminder_24h', 'pause_check_48h');
 revoke execute on all functions in schema reminders from public;
 grant select on reminders.standings, reminders.recipients, reminders.texts to outbox_worker;
 grant execute on function reminders.record_messages(uuid), reminders.follow_up(uuid) to outbox_worker;
+grant execute on function reminders.is_organizer(uuid, jsonb) to outbox_api;
 revoke execute on function reminders.mark_reminded(uuid) from outbox_worker; -- it follows up
 
 do $$

@@ -6,6 +6,7 @@ import { EFFECT_STATES, findEffect, listAllEffects } from '../effect-store.ts';
 import { findJob } from '../job-store.ts';
 import { invalidRequest } from '../problem.ts';
 import { objectRule, sentence } from '../request-body.ts';
+import { pageSize } from '../fields.ts';
 
 /** `GET /api/effects` and `POST /api/effects/:id/resolve`: the door to calls that nobody could tell the outcome of. */
 export function effectRoutes({ db }: { db: Pool }): Router {
@@ -27,16 +28,10 @@ export function effectRoutes({ db }: { db: Pool }): Router {
 }
 
 const MAX_EFFECTS = 500;
-const limitRule = `must be a whole number from 1 to ${MAX_EFFECTS}`;
 
 const listQuery = z.strictObject({
   state: z.enum(EFFECT_STATES, `must be one of ${EFFECT_STATES.join(', ')}`).optional(),
-  limit: z
-    .string(limitRule)
-    .regex(/^\d{1,4}$/, limitRule)
-    .transform(Number)
-    .pipe(z.number().min(1, limitRule).max(MAX_EFFECTS, limitRule))
-    .default(100),
+  limit: pageSize(MAX_EFFECTS).default(100),
 });
 
 const resolveBody = z.strictObject(
