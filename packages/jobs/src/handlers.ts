@@ -6,7 +6,11 @@ import type { catalog, JobName } from './catalog.ts';
 import type { FamilyName } from './families.ts';
 import { checkGoogleSettings, createGoogle, googleSettings } from './gmb-sync/google-settings.ts';
 import { GMB_LIMITS, handleGmbSync, type GmbDependencies } from './gmb-sync/handler.ts';
-import { createGoliothDependencies, goliothSettings, type GoliothDependencies } from './golioth-sync/golioth-settings.ts';
+import {
+  createGoliothDependencies,
+  goliothSettings,
+  type GoliothDependencies,
+} from './golioth-sync/golioth-settings.ts';
 import { handleSyncDevices } from './golioth-sync/handler.ts';
 import { handlePauseCheck } from './pause-checks/handler.ts';
 import { handleSendReminder, type ReminderDependencies } from './reminders/handler.ts';

@@ -257,7 +257,14 @@ create or replace function reminders.record_half_done(auto_sync_id uuid) returns
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform reminders.record_messages(record_half_done.auto_sync_id);
+  -- Most were not begun: a look at the ledger is cheap, and a session plans the rest only when it has to.
+  if exists (
+    select from outbox.effects e
+    where e.key >= 'reminder:' || record_half_done.auto_sync_id || ':'
+      and e.key < 'reminder:' || record_half_done.auto_sync_id || ':~'
+  ) then
+    perform reminders.record_messages(record_half_done.auto_sync_id);
+  end if;
 exception when others then
   perform outbox.record_capture_error(
     table_name => 'public.auto_sync_messages', job_name => 'reminder_24h', key => record_half_done.auto_sync_id::text,
