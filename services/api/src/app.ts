@@ -1,16 +1,20 @@
 import { healthRoutes, MINUTE, type Checks, type Logger } from '@outbox/core';
+import type { FamilyName } from '@outbox/jobs';
 import type { Queue } from 'bullmq';
 import express, { type Express, type RequestHandler } from 'express';
 import { rateLimit } from 'express-rate-limit';
-import { requireCaller, servicesAndAdminsOnly, serviceKeyAuthentication } from './auth.ts';
+import { requireCaller, serviceKeyAuthentication, servicesAndAdminsOnly, triggerSecretAuthentication } from './auth.ts';
 import { boardRoutes } from './board.ts';
 import type { ApiSettings } from './config.ts';
 import { BOARD_PATH, loginRoutes, requireLogin, sessions, type LoginSettings } from './login.ts';
 import { handleErrors, ProblemError, sendProblem, unknownRoute } from './problem.ts';
 import { logRequests } from './request-log.ts';
 import { effectRoutes } from './routes/effects.ts';
+import { functionRoutes } from './routes/functions.ts';
+import { GMB_PATHS, gmbRoutes } from './routes/gmb.ts';
 import { jobRoutes, type JobRoutesDependencies } from './routes/jobs.ts';
 import { queueRoutes } from './routes/queues.ts';
+import { sessionCookieAuthentication } from './session-cookies.ts';
 import { securityHeaders } from './security-headers.ts';
 import {
   createUserTokenReader,
@@ -20,6 +24,10 @@ import {
 } from './supabase-tokens.ts';
 
 export interface AppDependencies extends JobRoutesDependencies {
+  /** Switched on here. */
+  families: readonly FamilyName[];
+  /** How long a call of /functions/v1 waits for its jobs; 55 s by default. */
+  triggerWaitMs?: number;
   /** What the board shows. */
   queues: readonly Queue[];
   settings: LoginSettings &
@@ -33,7 +41,15 @@ export interface AppDependencies extends JobRoutesDependencies {
 const MAX_BODY = '100kb';
 
 /** The whole HTTP side. It listens nowhere and owns nothing: who made the dependencies closes them. */
-export function createApp({ settings, log, checks, queues, ...jobs }: AppDependencies): Express {
+export function createApp({
+  settings,
+  log,
+  checks,
+  queues,
+  families,
+  triggerWaitMs,
+  ...jobs
+}: AppDependencies): Express {
   const app = express().set('trust proxy', settings.TRUSTED_PROXIES);
   const https = settings.PUBLIC_URL?.startsWith('https:') ?? false;
   if (https) assumeHttps(app);
@@ -43,10 +59,20 @@ export function createApp({ settings, log, checks, queues, ...jobs }: AppDepende
   const services = [serviceKeyAuthentication(settings.SERVICE_KEYS), serviceTokenAuthentication(settings)];
   const readUserToken = createUserTokenReader(settings);
 
-  app.use('/api', neverStored, limitRequests(settings.RATE_LIMIT_PER_MINUTE));
-  app.use('/api', requireCaller([...services, userTokenAuthentication(readUserToken)]));
+  const users = [
+    userTokenAuthentication(readUserToken),
+    sessionCookieAuthentication(readUserToken, { publicUrl: settings.PUBLIC_URL }),
+  ];
+  const triggers = triggerSecretAuthentication(settings.TRIGGER_SECRETS ?? []);
+
+  app.use(['/api', '/functions'], neverStored, limitRequests(settings.RATE_LIMIT_PER_MINUTE));
+  app.use('/api', requireCaller([...services, ...users]));
+  app.use('/functions', requireCaller([...services, triggers]));
   app.use(['/api/effects', '/api/queues'], servicesAndAdminsOnly);
-  app.use('/api', express.json({ limit: MAX_BODY }));
+  app.use(GMB_PATHS, express.text({ type: () => true, limit: MAX_BODY }));
+  app.use(['/api', '/functions'], express.json({ limit: MAX_BODY }));
+  app.use(gmbRoutes({ db: jobs.db, isInstalled: families.includes('gmb') }));
+  app.use(functionRoutes({ db: jobs.db, families, ...(triggerWaitMs === undefined ? {} : { waitMs: triggerWaitMs }) }));
   app.use(jobRoutes(jobs), effectRoutes(jobs), queueRoutes(jobs));
 
   app.use('/admin', sessions(settings));

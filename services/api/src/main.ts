@@ -45,6 +45,7 @@ await runService({
       catalog,
       findDefinition: (name) => catalog.find((definition) => definition.name === name),
       queues,
+      families: settings.FAMILIES,
       settings,
       log,
       // Redis may be away: jobs are accepted all the same, and published later.

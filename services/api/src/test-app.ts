@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import { createPool, portOf, type Pool } from '@outbox/core';
-import { catalog, findDefinition } from '@outbox/jobs';
+import { catalog, families, findDefinition } from '@outbox/jobs';
 import { createApp, type AppDependencies } from './app.ts';
 
 export const SERVICE_KEY = 'sb_secret_test-service-key';
@@ -36,7 +36,15 @@ export async function startTestApp(
 ): Promise<TestApp> {
   const { db } = dependencies;
   const checks = { postgres: async () => void (await db.query('select 1')) };
-  const app = createApp({ catalog, findDefinition, queues: [], settings: testSettings, checks, ...dependencies });
+  const app = createApp({
+    catalog,
+    findDefinition,
+    families: families.map(({ name }) => name),
+    queues: [],
+    settings: testSettings,
+    checks,
+    ...dependencies,
+  });
   const server = createServer(app).listen(0, '127.0.0.1');
   await once(server, 'listening');
   const stop = async () => {
