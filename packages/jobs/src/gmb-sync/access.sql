@@ -15,7 +15,7 @@ grant execute on function
   gmb.record_success(uuid, text, boolean), gmb.log_error(uuid, text, text, jsonb)
   to outbox_worker;
 grant execute on function gmb.sweep() to outbox_bridge;
-grant select on gmb.account_source to outbox_api;
+grant select on gmb.account_source, gmb.sync_queue to outbox_api;
 grant execute on function
   gmb.enqueue_sync(uuid, uuid, text, int, timestamptz, int, jsonb), gmb.user_queue(uuid), gmb.queue_diagnostics(),
   gmb.begin_worker_run(uuid), gmb.finish_worker_run(uuid, int, int, int, int, text, jsonb)

@@ -19,11 +19,13 @@ export function gmbRoutes({ db, isInstalled }: { db: Pool; isInstalled: boolean 
 
   router.post('/api/gmb/enqueue-sync', async (request, response) => {
     const asked = enqueueBody.parse(parseBody(request));
-    const { job, duplicate } = await enqueueSync(db, ownerOf(callerOf(response)), asked);
+    const { id, status, duplicate } = await enqueueSync(db, ownerOf(callerOf(response)), asked);
     if (duplicate) {
-      const message = 'Sync job already queued for this account';
-      response.json({ message, job_id: job.id, status: job.status, duplicate: true });
-    } else response.status(201).json({ message: 'Sync job enqueued successfully', job });
+      response.json({ message: 'Sync job already queued for this account', job_id: id, status, duplicate });
+      return;
+    }
+    const { rows } = await db.query(READ_JOB, [id]);
+    response.status(201).json({ message: 'Sync job enqueued successfully', job: rows[0] });
   });
 
   router.get('/api/gmb/enqueue-sync', async (request, response) => {
@@ -80,24 +82,24 @@ function whoseQueue(request: Request, caller: Caller): string {
   throw invalidRequest([{ field: 'user_id', message: 'must be the uuid of the user whose queue a service asks for' }]);
 }
 
-interface SyncJob {
+interface Enqueued {
   id: string;
-  account_id: string;
-  account_name: string;
-  sync_type: string;
   status: string;
-  priority: number;
-  created_at: Date;
+  duplicate: boolean;
 }
 
 const ENQUEUE = /* sql */ `
-  select
-    e.duplicate, q.id, q.account_id, a.account_name, q.sync_type, e.status, q.priority, q.created_at
+  select e.id, e.status, e.duplicate
   from gmb.enqueue_sync(
     account_id => $1, user_id => $2, sync_type => $3, priority => $4, scheduled_at => $5
-  ) e
-  join gmb.sync_queue q on q.id = e.id
-  join gmb.account_source a on a.id = q.account_id`;
+  ) e`;
+
+/** A statement of its own: the one that adds a row does not see it. */
+const READ_JOB = /* sql */ `
+  select q.id, q.account_id, a.account_name, q.sync_type, q.status, q.priority, q.created_at
+  from gmb.sync_queue q
+  join gmb.account_source a on a.id = q.account_id
+  where q.id = $1`;
 
 /** No account of that user: to whom it does not belong, it does not exist. */
 const UNKNOWN_ACCOUNT = 'OB010';
@@ -106,13 +108,12 @@ async function enqueueSync(
   db: Pool,
   userId: string | null,
   { accountId, syncType, priority: wanted, scheduled_at: at }: z.output<typeof enqueueBody>,
-): Promise<{ job: SyncJob; duplicate: boolean }> {
+): Promise<Enqueued> {
   try {
     const values = [accountId, userId, syncType, wanted ?? null, at ?? null];
-    const { rows } = await db.query<SyncJob & { duplicate: boolean } & Record<string, unknown>>(ENQUEUE, values);
-    if (!rows[0]) throw new Error(`The sync of account ${accountId} is not in the queue.`);
-    const { duplicate, ...job } = rows[0];
-    return { job, duplicate };
+    const { rows } = await db.query<Enqueued & Record<string, unknown>>(ENQUEUE, values);
+    if (!rows[0]) throw new Error(`Account ${accountId} was not answered.`);
+    return rows[0];
   } catch (error) {
     if (codeOf(error) !== UNKNOWN_ACCOUNT) throw error;
     throw new ProblemError('not-found', 'There is no account of yours with this accountId.', { cause: error });
