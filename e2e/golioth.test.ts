@@ -192,10 +192,10 @@ describe('on the redis backend', () => {
     expect(await sql('select status, last_error from public.integrations')).toEqual([
       { status: 'error', last_error: expect.stringContaining('refuses the API key') as string },
     ]);
-    const lines = world.services.flatMap(({ stdout, stderr }) => [...stdout, ...stderr]).join('\n');
-    expect(lines).toContain('golioth_401');
-    expect(lines).not.toContain('stolen-key');
-    expect(lines).not.toContain(KEY);
+    const lines = () => world.services.flatMap(({ stdout, stderr }) => [...stdout, ...stderr]).join('\n');
+    await waitFor(() => expect(lines()).toContain('golioth_401'));
+    expect(lines()).not.toContain('stolen-key');
+    expect(lines()).not.toContain(KEY);
   }, 30_000);
 
   it('a schedule that is edited while its job waits runs at its new slot', async () => {

@@ -104,6 +104,7 @@ const CAPTURES = /* sql */ `
   from outbox.captures c
   cross join (values ('insert', 4), ('update', 16), ('delete', 8)) as e (event, bit)
   where c.enabled
+    and coalesce(c.rule -> 'events' ? e.event, true) -- a rule may leave some out
     and not exists (
       select
       from pg_trigger t

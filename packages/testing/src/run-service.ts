@@ -7,7 +7,7 @@ import { SECOND } from '@outbox/core';
 import { freePort } from '@outbox/local';
 
 const REPOSITORY = join(import.meta.dirname, '../../..');
-const READY_TIMEOUT_MS = 15 * SECOND;
+const READY_TIMEOUT_MS = 30 * SECOND;
 const POLL_MS = 25;
 
 export type ServiceName = 'bridge' | 'worker' | 'api';
