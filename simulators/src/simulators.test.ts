@@ -108,7 +108,8 @@ test.each([
 });
 
 test('one port serves all providers, and one page shows what arrived, escaped', async () => {
-  const { url, close } = await startSimulators();
+  const simulators = await startSimulators();
+  const { url } = simulators;
   const form = new URLSearchParams({ grant_type: 'refresh_token', refresh_token: SAMPLE_ACCOUNT.refreshToken });
   const path = `/golioth/v1/projects/${SAMPLE_PROJECT.id}/devices/<b>x`;
   const answers = [
@@ -125,5 +126,5 @@ test('one port serves all providers, and one page shows what arrived, escaped', 
     expect(page).toContain(shown);
   }
   expect(page).not.toContain('<b>x');
-  await close();
+  await simulators.close();
 });
