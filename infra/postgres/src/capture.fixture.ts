@@ -57,7 +57,7 @@ export function errorsOf({ job }: Captured, db: Queryable): Promise<Row[]> {
   );
 }
 
-/** Its triggers, as `event function` and whether they are enabled. */
+/** The names of its triggers, each with O when it is enabled and D when it is not. */
 export async function triggersOf(table: string, db: Queryable): Promise<string[]> {
   const found = await rowsOf(
     db,
