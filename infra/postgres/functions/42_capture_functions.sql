@@ -66,7 +66,9 @@ begin
     pairs, first_key, (events ? 'insert')::text, is_changed
   );
   if events ? 'delete' then
-    gone := format('select o.* from before_update o full join after_update n on %s where n.%s is null', pairs, first_key);
+    gone := format(
+      'select o.* from before_update o full join after_update n on %s where n.%s is null', pairs, first_key
+    );
   end if;
 end $$;
 
@@ -147,8 +149,8 @@ return '
         ' || call || ';
       exception when others then
         perform outbox.record_capture_error(
-          table_name => ' || quote_literal((capture).table_name) || ', job_name => ' || quote_literal((capture).job_name) || ',
-          key => row_key, sqlstate => sqlstate, message => sqlerrm
+          table_name => ' || quote_literal((capture).table_name) || ',
+          job_name => ' || quote_literal((capture).job_name) || ', key => row_key, sqlstate => sqlstate, message => sqlerrm
         );
       end;
       if clock_timestamp() - began > interval ''1 second'' then
