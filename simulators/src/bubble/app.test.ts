@@ -43,6 +43,13 @@ test('a search is cut into pages of at most 100, and says how many remain', asyn
   expect(last.results.map(({ number }) => number)).toEqual(Array.from({ length: 30 }, (_, index) => 100 + index));
 });
 
+test('a constraint that needs no value needs none', async () => {
+  bubble.put('user', { external_id: 'u-1' });
+  bubble.put('user', {});
+  const constraints = JSON.stringify([{ key: 'external_id', constraint_type: 'is_empty' }]);
+  expect(await search({ constraints })).toMatchObject({ count: 1, remaining: 0 });
+});
+
 test('a change answers 204 and touches only the given fields', async () => {
   const id = bubble.put('user', { name: 'A', email: 'a@example.com' });
   expect(await send('PATCH', `${USERS}/${id}`, { name: 'B' })).toEqual({ status: 204, body: '' });

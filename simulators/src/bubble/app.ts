@@ -125,7 +125,7 @@ const searchQuery = z.object({
     .string()
     .default('[]')
     .transform((text): unknown => JSON.parse(text))
-    .pipe(z.array(z.object({ key: z.string(), constraint_type: z.string(), value: z.unknown() }))),
+    .pipe(z.array(z.object({ key: z.string(), constraint_type: z.string(), value: z.unknown().optional() }))),
   cursor: z.coerce.number().int().min(0).default(0),
   limit: z.coerce.number().int().min(1).default(MOST_RESULTS),
   sort_field: z.string().optional(),
