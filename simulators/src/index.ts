@@ -1,3 +1,12 @@
+export { startBubbleSimulator, type BubbleSimulator } from './bubble/simulator.ts';
+export type { BubbleFaultInput } from './bubble/faults.ts';
+export { startGoliothSimulator, type GoliothSimulator } from './golioth/simulator.ts';
+export type { GoliothFaultInput } from './golioth/app.ts';
+export type { GoogleFaultInput } from './google/faults.ts';
+export { startGoogleSimulator, type GoogleSimulator, type GoogleSimulatorOptions } from './google/simulator.ts';
+export { SAMPLE_ACCOUNT, SAMPLE_PROJECT } from './sample-data.ts';
+export type { ApiRequest } from './shared/serve.ts';
+export { startSimulators } from './simulators.ts';
 export { createTwilioApp, type SentMessage, type TwilioAppOptions } from './twilio/app.ts';
 export type { Fault, FaultInput } from './twilio/faults.ts';
 export { startTwilioSimulator, type TwilioSimulator, type TwilioSimulatorOptions } from './twilio/simulator.ts';

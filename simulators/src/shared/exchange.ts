@@ -63,7 +63,7 @@ async function behave<Fault extends ScriptedFault>(
   act: () => Reply,
 ): Promise<Answer> {
   if (!fault) return act();
-  if (isStatus(fault)) return withRetryAfter(refuse(fault), fault.retryAfter);
+  if (isStatus(fault)) return asScripted(fault, refuse(fault));
   if (isDelay(fault)) {
     // Acted on at once and answered late: whoever gives up waiting cannot know that it was carried out.
     const reply = act();
@@ -92,9 +92,11 @@ function isDelay(fault: ScriptedFault): fault is ScriptedFault & { delayMs: numb
   return fault.kind === 'delay';
 }
 
-function withRetryAfter(reply: Reply, retryAfter: string | number | undefined): Reply {
-  if (retryAfter === undefined) return reply;
-  return { ...reply, headers: { ...reply.headers, 'Retry-After': String(retryAfter) } };
+/** The scripted body, or else the provider's own, under the scripted headers. */
+function asScripted({ body, headers, retryAfter }: ScriptedFault, reply: Reply): Reply {
+  const allHeaders: Record<string, string> = { ...reply.headers, ...headers };
+  if (retryAfter !== undefined) allHeaders['Retry-After'] = String(retryAfter);
+  return { ...reply, ...(body !== undefined && { body }), headers: allHeaders };
 }
 
 /** What proxies in front of an API answer instead of its JSON. */

@@ -16,18 +16,25 @@ export const faultTiming = {
 
 const statusFault = {
   kind: z.literal('status'),
-  status: z.int().min(400).max(599),
+  status: z.int().min(200).max(599),
+  body: z
+    .unknown()
+    .optional()
+    .describe("Instead of the provider's own words; a string is HTML unless `headers` say otherwise, all else is JSON"),
+  headers: z.record(z.string(), z.string()).optional(),
   retryAfter: z
     .union([z.int().min(0), z.string()])
     .optional()
     .describe('Retry-After: seconds or an HTTP date'),
 };
 
-/** A fault as the shared code sees it: which kind, how often, how long, and the header of a status. */
+/** A fault as the shared code sees it: which kind, how often, how long, and what goes with a status. */
 export interface ScriptedFault {
   kind: string;
   count?: number | undefined;
   untilMs?: number | undefined;
+  body?: unknown;
+  headers?: Record<string, string> | undefined;
   retryAfter?: number | string | undefined;
 }
 

@@ -1,4 +1,5 @@
 import type { Response } from 'express';
+import type { LoggedRequest } from './request-log.ts';
 
 /** Text of a cell, or text with a look: `text` keeps its line breaks, `fixed` is for ids and times, `bad` is for errors. */
 export type Cell = string | { text: string; look: 'text' | 'fixed' | 'bad' };
@@ -13,6 +14,32 @@ export interface PageSection {
   rows: Cell[][];
   /** Said instead of the table when there are no rows. */
   empty: string;
+}
+
+/** What most providers show: the requests they got, and in a line what they hold and which faults wait. */
+export function requestSection(
+  title: string,
+  requests: LoggedRequest[],
+  faults: { kind: string }[],
+  holds: string[],
+): PageSection {
+  const waiting = faults.map(({ kind }) => kind).join(', ') || 'none';
+  return {
+    title,
+    count: requests.length,
+    summary: `${holds.join(' · ')} · faults waiting: ${waiting}.`,
+    columns: ['Time', 'Request', 'Answer', 'Fault'],
+    rows: requests
+      .slice(-MAX_ROWS)
+      .reverse()
+      .map(({ at, method, path, status, fault }) => [
+        { text: at, look: 'fixed' },
+        { text: `${method} ${path}`, look: 'text' },
+        status !== null && status < 400 ? String(status) : { text: String(status ?? 'reset'), look: 'bad' },
+        fault ?? '',
+      ]),
+    empty: 'Nothing was asked yet.',
+  };
 }
 
 /** Rows of each part; the whole list is to be had as JSON. */
