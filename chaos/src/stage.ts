@@ -26,6 +26,10 @@ const QUICK_JOBS = /* sql */ `
   update outbox.job_types
   set operator_delay = $1 * interval '1 ms', operator_backoff = interval '500 ms', operator_max_attempts = 20`;
 
+/** Providers are away for seconds here: so are the waits for them. */
+const QUICK_PROBES = /* sql */ `
+  update outbox.providers set probe_after = interval '1 s', longest_probe_wait = interval '3 s'`;
+
 const CREATE_LOGIN = /* sql */ `
   create role ${SERVICE_LOGIN} login noinherit password '${SERVICE_PASSWORD}';
   grant outbox_bridge, outbox_worker, outbox_api to ${SERVICE_LOGIN}`;
@@ -87,6 +91,7 @@ export async function setStage({ history, plan, over, cleanups }: StageOptions):
   await migrate({ databaseUrl: postgres.url, instance: INSTANCE, backend: 'redis', timings: 'demo', host: true });
   const admin = openPool(postgres.url, 6, cleanups);
   await admin.query(QUICK_JOBS, [DELAY_MS]);
+  await admin.query(QUICK_PROBES);
   await admin.query(CREATE_LOGIN);
 
   const sms = await startTwilioSimulator({ messageLimit: MESSAGE_LIMIT });

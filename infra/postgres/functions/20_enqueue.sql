@@ -60,13 +60,13 @@ begin
     with new_job as (
       insert into outbox.jobs (
         name, queue, key, holds_key, serial_key, owner_id, payload, scheduled_at, due_at, priority, max_attempts,
-        idempotency_key, traceparent
+        idempotency_key, traceparent, provider_tenant
       )
       values (
         kind.name, kind.queue, enqueue.key, kind.unique_mode <> 'none' and enqueue.key is not null, enqueue.serial_key,
         enqueue.owner_id, enqueue.payload, due, due, coalesce(enqueue.priority, kind.priority),
         coalesce(enqueue.max_attempts, kind.operator_max_attempts, kind.max_attempts), enqueue.idempotency_key,
-        enqueue.traceparent
+        enqueue.traceparent, enqueue.payload ->> kind.tenant_field
       )
       on conflict do nothing
       returning jobs.id, jobs.generation, jobs.priority, jobs.scheduled_at
@@ -144,12 +144,14 @@ begin
   -- Rows with an idempotency key go one by one below: they may duplicate a row in two ways.
   new_jobs as (
     insert into outbox.jobs (
-      name, queue, key, holds_key, serial_key, owner_id, payload, scheduled_at, due_at, priority, max_attempts, traceparent
+      name, queue, key, holds_key, serial_key, owner_id, payload, scheduled_at, due_at, priority, max_attempts, traceparent,
+      provider_tenant
     )
     select
       kind.name, kind.queue, i.key, kind.unique_mode <> 'none' and i.key is not null, i.serial_key, i.owner_id,
       coalesce(i.payload, '{}'), d.due, d.due, coalesce(i.priority, kind.priority),
-      coalesce(i.max_attempts, kind.operator_max_attempts, kind.max_attempts), i.traceparent
+      coalesce(i.max_attempts, kind.operator_max_attempts, kind.max_attempts), i.traceparent,
+      i.payload ->> kind.tenant_field
     from input i
     cross join lateral (
       select coalesce(i.scheduled_at, now() + coalesce(kind.operator_delay, kind.delay)) as due

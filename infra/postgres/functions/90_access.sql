@@ -26,9 +26,14 @@ grant execute on function
   outbox.enqueue_many(text, jsonb, boolean), outbox.cancel(text, text, text), outbox.cancel_many(text[], text[], text)
   to outbox_worker, outbox_api;
 grant execute on function
+  outbox.pass_gate(bigint, text, text), outbox.note_provider_failure(text, text, bigint, text),
+  outbox.note_provider_answers(text[], text[]), outbox.release_probe(bigint),
+  outbox.note_provider_limit(text, text, float8), outbox.take_turns(text[], text[], float8)
+  to outbox_worker;
+grant execute on function
   outbox.cancel_jobs(bigint[], text), outbox.reschedule(bigint, timestamptz), outbox.run_now(bigint),
   outbox.redrive(bigint), outbox.pause_queue(text, text, text), outbox.resume_queue(text),
-  outbox.resolve_effect(bigint, text, text, text)
+  outbox.pause_provider(text, text, text), outbox.resume_provider(text), outbox.resolve_effect(bigint, text, text, text)
   to outbox_api;
 
 alter table outbox.jobs enable row level security;
@@ -46,8 +51,8 @@ begin
       outbox.enqueue_many(text, jsonb, boolean), outbox.cancel(text, text, text),
       outbox.cancel_many(text[], text[], text), outbox.cancel_jobs(bigint[], text),
       outbox.reschedule(bigint, timestamptz), outbox.run_now(bigint), outbox.redrive(bigint),
-      outbox.pause_queue(text, text, text), outbox.resume_queue(text),
-      outbox.resolve_effect(bigint, text, text, text), outbox.job_uuid(bigint), outbox.job_id(uuid), outbox.uuid_or_null(text)
+      outbox.pause_queue(text, text, text), outbox.resume_queue(text), outbox.pause_provider(text, text, text),
+      outbox.resume_provider(text), outbox.resolve_effect(bigint, text, text, text), outbox.job_uuid(bigint), outbox.job_id(uuid), outbox.uuid_or_null(text)
       to service_role;
     drop policy if exists service_role_sees_all_jobs on outbox.jobs;
     create policy service_role_sees_all_jobs on outbox.jobs for select to service_role using (true);

@@ -2,14 +2,32 @@ import { rowsOf, useRows } from './rows.fixture.ts';
 
 const rows = useRows();
 
-const BY_HAND = ['cancel_jobs', 'pause_queue', 'redrive', 'reschedule', 'resolve_effect', 'resume_queue', 'run_now'];
+const BY_HAND = [
+  'cancel_jobs',
+  'pause_provider',
+  'pause_queue',
+  'redrive',
+  'reschedule',
+  'resolve_effect',
+  'resume_provider',
+  'resume_queue',
+  'run_now',
+];
+const GATE = [
+  'note_provider_answers',
+  'note_provider_failure',
+  'note_provider_limit',
+  'pass_gate',
+  'release_probe',
+  'take_turns',
+];
 const ENQUEUE = ['cancel', 'cancel_many', 'enqueue', 'enqueue_many'];
 const IDS = ['awake_lock', 'job_id', 'job_uuid', 'uuid_or_null'];
 
 /** All that a role may call in the schema outbox: what is not named here is refused. */
 const ALLOWED: Record<string, string[]> = {
   outbox_bridge: [...IDS, 'unpublish'],
-  outbox_worker: [...ENQUEUE, ...IDS],
+  outbox_worker: [...ENQUEUE, ...GATE, ...IDS],
   outbox_api: [...BY_HAND, ...ENQUEUE, ...IDS],
   service_role: [...BY_HAND, ...ENQUEUE, 'job_id', 'job_uuid', 'uuid_or_null'],
   authenticated: ['job_uuid', 'request_user', 'uuid_or_null'],
@@ -34,6 +52,8 @@ test.each([
   ['outbox_api', `insert into outbox.jobs (name, queue, scheduled_at, due_at) values ('x', 'x', now(), now())`],
   ['outbox_api', 'update outbox.queues set paused_at = null'],
   ['outbox_api', 'delete from outbox.audit'],
+  ['outbox_worker', `update outbox.breakers set state = 'closed'`],
+  ['outbox_worker', 'update outbox.providers set requests_per_minute = 1'],
   ['anon', 'select outbox.cancel_jobs(ids => array[1], reason => null)'],
   ['authenticated', 'select outbox.redrive(id => 1)'],
 ])('%s is refused: %s', async (role, sql) => {

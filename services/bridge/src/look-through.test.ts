@@ -3,7 +3,7 @@ import { captureLogs, createTestDatabase, createTestPrefix, waitFor } from '@out
 import { UnrecoverableError } from 'bullmq';
 import { Redis } from 'ioredis';
 import { addRow, openQueues, QUEUE, readRow } from './bridge.fixture.ts';
-import { applyPauses } from './pauses.ts';
+import { applyControls } from './queue-controls.ts';
 import { publishBatch } from './publish.ts';
 import { reconcileOnce } from './reconcile.ts';
 import { carryOutRemovals } from './removals.ts';
@@ -155,7 +155,7 @@ describe.each(['redis', 'postgres'] as const)('what other hands do in BullMQ on 
   it('a pause or a resume is undone, and the pause of the outbox applied', async () => {
     bridge = await setup(kind);
     const { pool, queue, queueOf, log } = bridge;
-    const apply = () => applyPauses({ pool, queues: [QUEUE], queueOf, log });
+    const apply = () => applyControls({ pool, queues: [QUEUE], queueOf, log });
     await queue.pause();
     await apply();
     expect(await queue.isPaused()).toBe(false);
@@ -165,6 +165,23 @@ describe.each(['redis', 'postgres'] as const)('what other hands do in BullMQ on 
     await queue.resume();
     await apply();
     expect(await queue.isPaused()).toBe(true);
+  });
+
+  it('BullMQ gets the limit of jobs at a time from the outbox, the operator’s first, and loses it with it', async () => {
+    bridge = await setup(kind);
+    const { pool, queue, queueOf, log } = bridge;
+    const after = async (concurrency: number | null, operator: number | null) => {
+      await pool.query('update outbox.queues set concurrency = $2, operator_concurrency = $3 where name = $1', [
+        QUEUE,
+        concurrency,
+        operator,
+      ]);
+      await applyControls({ pool, queues: [QUEUE], queueOf, log });
+      return queue.getGlobalConcurrency();
+    };
+    expect([await after(5, null), await after(5, 2), await after(null, null)]).toEqual([5, 2, null]);
+    await queue.setGlobalConcurrency(1); // by other hands
+    expect(await after(5, null)).toBe(5);
   });
 
   it('nothing is added to a paused queue before BullMQ is paused', async () => {

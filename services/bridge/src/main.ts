@@ -12,9 +12,9 @@ import {
 import { queueNames } from '@outbox/jobs';
 import { bridgeSettings } from './config.ts';
 import { Pruner } from './prune.ts';
-import { applyPauses, readPause, setPaused } from './pauses.ts';
 import { PublishLoop } from './publish-loop.ts';
 import { PublishWindow } from './publish-window.ts';
+import { applyControls, prepareQueue } from './queue-controls.ts';
 import { createQueues } from './queues.ts';
 import { Reconciler } from './reconciler.ts';
 import { Repeater } from './repeater.ts';
@@ -23,7 +23,7 @@ import { Sweeper } from './sweep.ts';
 import { WakeUp } from './wake-up.ts';
 
 const COUNT_EVERY_MS = 1 * SECOND;
-const APPLY_PAUSES_EVERY_MS = SECOND / 2;
+const APPLY_CONTROLS_EVERY_MS = SECOND / 2;
 const ADAPT_WINDOW_EVERY_MS = 1 * SECOND;
 
 await runService({
@@ -53,7 +53,7 @@ await runService({
     const heldBy = () => guard.problem;
     const window = new PublishWindow({ pool, backend, configuredMs: settings.PUBLISH_WINDOW, log });
     await window.begin();
-    const prepare = async (name: string) => setPaused(queueOf(name), await readPause(pool, name));
+    const prepare = (name: string) => prepareQueue(pool, queueOf(name));
     const reconciler = new Reconciler({ pool, backend, queues: names, prepare, heldBy, log });
     const wakeUp = settings.WAKE_UP === 'listen' ? new WakeUp({ url, role, log }) : undefined;
     const loop = new PublishLoop({
@@ -71,8 +71,8 @@ await runService({
     const repeat = (everyMs: number, failure: string, work: () => Promise<void>) =>
       new Repeater({ everyMs, log, failure, work });
     const counting = repeat(COUNT_EVERY_MS, 'restore counter not compared', () => guard.look());
-    const pauses = repeat(APPLY_PAUSES_EVERY_MS, 'pauses not applied', () =>
-      applyPauses({ pool, queues: names, queueOf, log }),
+    const controls = repeat(APPLY_CONTROLS_EVERY_MS, 'queue controls not applied', () =>
+      applyControls({ pool, queues: names, queueOf, log }),
     );
     const adapting = repeat(ADAPT_WINDOW_EVERY_MS, 'publish window not adapted', () => window.adapt());
 
@@ -85,7 +85,7 @@ await runService({
     // In this order: nothing is done before it is known that it may be, nor added to a queue that runs what it must not.
     await counting.start();
     await adapting.start();
-    await pauses.start();
+    await controls.start();
     await reconciler.start();
     loop.start();
     void pruner.start();
@@ -99,7 +99,7 @@ await runService({
       {
         name: 'looking after the queue backend',
         deadlineMs: 5 * SECOND,
-        stop: () => Promise.all([counting.stop(), pauses.stop(), adapting.stop()]),
+        stop: () => Promise.all([counting.stop(), controls.stop(), adapting.stop()]),
       },
       { name: 'health server', deadlineMs: 1 * SECOND, stop: () => closeServer(health, 0) },
       { name: 'queues', deadlineMs: 5 * SECOND, stop: () => queues.close() },

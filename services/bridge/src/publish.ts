@@ -2,7 +2,7 @@ import { reached, withTransaction, type Pool, type PoolClient } from '@outbox/co
 import { findDefinition } from '@outbox/jobs';
 import type { Queue } from 'bullmq';
 import { addJobs, type BulkJob, type Refused } from './add-jobs.ts';
-import { setPaused } from './pauses.ts';
+import { setPaused } from './queue-controls.ts';
 import { toBullPriority } from './priority.ts';
 
 interface ReadyRow {

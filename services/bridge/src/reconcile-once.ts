@@ -11,7 +11,7 @@ import {
 import { queueNames } from '@outbox/jobs';
 import { bridgeSettings } from './config.ts';
 import { createQueues } from './queues.ts';
-import { readPause, setPaused } from './pauses.ts';
+import { prepareQueue } from './queue-controls.ts';
 import { reconcileOnce } from './reconcile.ts';
 import type { Findings } from './repairs.ts';
 import { isBehindBackend, RESTORED } from './restore-guard.ts';
@@ -46,7 +46,7 @@ async function reconcile(dryRun: boolean): Promise<Findings> {
     const queues = createQueues(backend);
     try {
       if (!dryRun && (await isBehindBackend(pool, backend))) throw new ConfigError(RESTORED);
-      const prepare = async (name: string) => setPaused(queues.queueOf(name), await readPause(pool, name));
+      const prepare = (name: string) => prepareQueue(pool, queues.queueOf(name));
       return await reconcileOnce({ pool, backend, queues: queueNames(settings.FAMILIES), dryRun, prepare, log });
     } finally {
       await queues.close();

@@ -27,6 +27,12 @@ export interface ClaimedJob {
   lateMs: number;
   /** Milliseconds from the instant the job was due to the claim, by the database's clock. */
   queuedMs: number;
+  /** Whom it calls; null when nobody who could be down. */
+  provider: string | null;
+  /** As whom it calls; null when the provider knows us as one. */
+  providerTenant: string | null;
+  /** True when this run is let through a breaker to find out whether the provider is back. */
+  probing: boolean;
 }
 
 /**
@@ -37,7 +43,7 @@ export interface ClaimedJob {
  */
 export type Verdict =
   | { kind: 'run'; job: ClaimedJob }
-  | { kind: 'later'; atMs: number; reason: 'not_due' | 'leased' | 'busy' | 'paused' | 'restored' }
+  | { kind: 'later'; atMs: number; reason: 'not_due' | 'leased' | 'busy' | 'paused' | 'parked' | 'restored' }
   | { kind: 'drop'; reason: 'missing' | 'superseded' | 'finished' | 'interrupted_too_often' };
 
 export interface Delivery {
@@ -66,9 +72,12 @@ const MAX_INTERRUPTIONS = 10;
  *   any of these        → failed, when workers died of it too often
  *
  * Nothing of a database that is older than one this process has seen ($6, restore-watch.ts). Not while its queue is paused
- * (BullMQ may have forgotten), nor a row with a serial key before its turn. What was asked for
- * while the row waited is done by this run, which reads the world after the claim: it need not run again. One that was
- * cancelled only finds out about its call, so what was asked for since is still to be done.
+ * (BullMQ may have forgotten), nor a row with a serial key before its turn. A row whose provider is not to be called is
+ * parked instead (35_provider_gate.sql): it is due again later, and keeps its attempts. One that was interrupted is not
+ * stopped there: what became of its call has to be found out.
+ *
+ * What was asked for while the row waited is done by this run, which reads the world after the claim: it need not run
+ * again. One that was cancelled only finds out about its call, so what was asked for since is still to be done.
  *
  * A crash after the commit leaves an active row with a lease that runs out: the redelivery claims it again.
  */
@@ -79,14 +88,16 @@ const CLAIM = /* sql */ `
   unlocked as (
     select
       j.id, j.generation, j.state, j.run, j.attempt, j.interruptions, j.scheduled_at, j.locked_by, j.locked_until,
-      j.started_at, q.paused_at is not null as paused, j.serial_key is null or j.admitted as has_turn
+      j.started_at, q.paused_at is not null as paused, j.serial_key is null or j.admitted as has_turn, t.provider,
+      j.provider_tenant
     from outbox.jobs j
     left join outbox.queues q on q.name = j.queue
+    left join outbox.job_types t on t.name = j.name
     where j.id = any ($1::bigint[])
     order by j.id
     for no key update of j skip locked
   ),
-  claimable as (
+  wanted as (
     select u.*, u.state = 'active' as interrupted, u.interruptions + (u.state = 'active')::int as interruptions_now
     from unlocked u
     join delivered d on d.id = u.id and d.generation = u.generation
@@ -97,6 +108,34 @@ const CLAIM = /* sql */ `
         or (u.state = 'active' and u.locked_until < clock_timestamp())
       )
   ),
+  gates as materialized (
+    select w.id, g.blocked_until, g.reason, g.probing
+    from wanted w
+    cross join lateral outbox.pass_gate(w.id, w.provider, w.provider_tenant) g
+    where not w.interrupted
+      and w.provider is not null
+      and (
+        exists (
+          select from outbox.breakers b
+          where b.provider = w.provider
+            and b.tenant in ('', w.provider_tenant)
+            and (b.state <> 'closed' or b.limited_until > clock_timestamp())
+        )
+        or exists (select from outbox.providers p where p.name = w.provider and p.paused_at is not null)
+      )
+  ),
+  parked as (
+    update outbox.jobs j
+    set scheduled_at = g.blocked_until, reason = g.reason
+    from gates g
+    where j.id = g.id and g.blocked_until is not null
+  ),
+  claimable as (
+    select w.*, coalesce(g.probing, false) as probing
+    from wanted w
+    left join gates g on g.id = w.id
+    where g.blocked_until is null
+  ),
   claimed as (
     update outbox.jobs j
     set state = 'active', run = nextval('outbox.run'), attempt = c.attempt + (not c.interrupted)::int,
@@ -104,13 +143,15 @@ const CLAIM = /* sql */ `
         locked_until = clock_timestamp() + $4 * interval '1 ms', started_at = clock_timestamp(),
         published_at = coalesce(j.published_at, clock_timestamp()),
         published_epoch = coalesce(j.published_epoch, (select q.epoch from outbox.queues q where q.name = j.queue)),
+        reason = case when j.cancel_requested_at is not null then j.reason end,
         holds_key = j.holds_key and (select t.unique_mode = 'open' from outbox.job_types t where t.name = j.name)
     from claimable c
     where j.id = c.id and c.interruptions_now <= $5
     returning
       j.id, j.generation, j.run, j.name, j.queue, j.payload, j.attempt, j.max_attempts,
       j.cancel_requested_at is not null as cancel_requested,
-      extract(epoch from clock_timestamp() - j.scheduled_at)::float8 * 1000 as queued_ms
+      extract(epoch from clock_timestamp() - j.scheduled_at)::float8 * 1000 as queued_ms, c.provider, j.provider_tenant,
+      c.probing
   ),
   given_up as (
     update outbox.jobs j
@@ -130,18 +171,20 @@ const CLAIM = /* sql */ `
   select
     d.id, c.run, c.name, c.queue, c.payload, c.attempt, c.max_attempts as "maxAttempts",
     c.cancel_requested as "cancelRequested", c.queued_ms as "queuedMs",
+    c.provider, c.provider_tenant as "providerTenant", c.probing, w.blocked_until is not null as parked,
     extract(epoch from coalesce(t.operator_timeout, t.timeout))::float8 * 1000 as "timeoutMs",
     t.backoff_type as "backoffType", t.backoff_jitter as "backoffJitter",
     extract(epoch from coalesce(t.operator_backoff, t.backoff))::float8 * 1000 as "backoffMs",
     case when j.created_at < m.restored_at then m.restored_from end as "callsUnknownSince",
     extract(epoch from clock_timestamp() - j.due_at)::float8 * 1000 as "lateMs",
     g.id is not null as "givenUp", j.generation, j.state, q.paused_at is not null as paused,
-    extract(epoch from j.scheduled_at)::float8 * 1000 as "scheduledMs",
+    extract(epoch from coalesce(w.blocked_until, j.scheduled_at))::float8 * 1000 as "scheduledMs",
     extract(epoch from j.locked_until)::float8 * 1000 as "lockedUntilMs",
     extract(epoch from clock_timestamp())::float8 * 1000 as "nowMs", m.restore_counter as "restoreCounter"
   from delivered d
   left join claimed c on c.id = d.id and c.generation = d.generation
   left join given_up g on g.id = d.id
+  left join gates w on w.id = d.id and w.blocked_until is not null
   left join outbox.jobs j on j.id = d.id
   left join outbox.queues q on q.name = j.queue
   cross join outbox.meta m
@@ -154,6 +197,7 @@ interface ClaimRow extends Omit<ClaimedJob, 'run' | 'generation'> {
   generation: number | null;
   state: string | null;
   paused: boolean;
+  parked: boolean;
   scheduledMs: number;
   lockedUntilMs: number | null;
   nowMs: number;
@@ -225,6 +269,7 @@ function verdictOf(delivery: Delivery, rows: ClaimRow[]): Verdict {
     case 'pending':
     case 'published':
       if (row.paused) return { kind: 'later', atMs: row.nowMs + PAUSED_RETRY_MS, reason: 'paused' };
+      if (row.parked) return { kind: 'later', atMs: row.scheduledMs, reason: 'parked' };
       return row.scheduledMs > row.nowMs
         ? { kind: 'later', atMs: row.scheduledMs, reason: 'not_due' }
         : { kind: 'later', atMs: row.nowMs + BUSY_RETRY_MS, reason: 'busy' };

@@ -15,6 +15,7 @@ import {
 } from '@outbox/core';
 import { createTestDatabase, waitFor } from '@outbox/testing';
 import type { ClaimedJob } from './claim.ts';
+import { ProviderGate } from './provider-gate.ts';
 import { EffectLedger, hasOpenEffects } from './effects.ts';
 import { addActive, addJobType, requestCancel, takeOver } from './worker.fixture.ts';
 
@@ -51,7 +52,8 @@ afterAll(() => bundle.close());
 const add = (request?: Parameters<typeof addActive>[1]) => addActive(bundle.pool, request);
 
 function ledgerOf(job: ClaimedJob, signal = new AbortController().signal) {
-  return new EffectLedger(bundle.ledgerPool, job, signal);
+  const calls = new ProviderGate(bundle.ledgerPool, 1).open(job, signal);
+  return new EffectLedger(bundle.ledgerPool, job, { signal, calls });
 }
 
 let keys = 0;

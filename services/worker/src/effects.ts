@@ -16,6 +16,7 @@ import {
   type Queryable,
 } from '@outbox/core';
 import type { ClaimedJob } from './claim.ts';
+import type { ProviderCalls } from './provider-gate.ts';
 
 /**
  * The effect ledger. A call that must not happen twice is written down before it is made:
@@ -124,13 +125,15 @@ export class EffectLedger {
   readonly #db: Queryable;
   readonly #job: ClaimedJob;
   readonly #signal: AbortSignal;
+  readonly #calls: ProviderCalls;
   /** Keys of calls, of this run or one before, that may or may not have been carried out. */
   readonly #open = new Set<string>();
 
-  constructor(db: Queryable, job: ClaimedJob, signal: AbortSignal) {
+  constructor(db: Queryable, job: ClaimedJob, { signal, calls }: { signal: AbortSignal; calls: ProviderCalls }) {
     this.#db = db;
     this.#job = job;
     this.#signal = signal;
+    this.#calls = calls;
   }
 
   /** True while a call is under way or nobody can tell what became of it. */
@@ -166,6 +169,7 @@ export class EffectLedger {
 
   async #startAndCall(request: EffectRequest): Promise<EffectOutcome> {
     this.#assertAttemptsLeft(request.key);
+    await this.#calls.turn(); // before it is written down: the deadline counts from there
     const deadline = performance.now() + request.timeoutMs;
     if (await this.#start(request)) return this.#call(request, deadline);
     throw new EffectUndecidedError(`Effect ${request.key} is being decided elsewhere.`, ASK_AGAIN_MS);
@@ -203,7 +207,8 @@ export class EffectLedger {
     }
     reached('effect.started');
     try {
-      const reference = await request.call(AbortSignal.any([this.#signal, AbortSignal.timeout(remainingMs)]));
+      const signal = AbortSignal.any([this.#signal, AbortSignal.timeout(remainingMs)]);
+      const reference = await this.#calls.make(() => request.call(signal));
       reached('effect.called');
       return await this.#settle(request.key, { state: 'confirmed', reference });
     } catch (error) {
@@ -249,8 +254,10 @@ export class EffectLedger {
     row: EffectRow,
   ): Promise<{ answered: true; reference: string | undefined } | { answered: false }> {
     try {
+      await this.#calls.turn();
       const signal = AbortSignal.any([this.#signal, AbortSignal.timeout(request.timeoutMs)]);
-      return { answered: true, reference: await request.lookUp(row.request, row.startedAt, signal) };
+      const reference = await this.#calls.make(() => request.lookUp(row.request, row.startedAt, signal));
+      return { answered: true, reference };
     } catch {
       // Whatever it was (also a refusal for good, e.g. of our credentials): it says nothing about the call.
       this.#signal.throwIfAborted();

@@ -40,6 +40,9 @@ const JOB: ClaimedJob = {
   callsUnknownSince: null,
   lateMs: 0,
   queuedMs: 0,
+  provider: null,
+  providerTenant: null,
+  probing: false,
 };
 
 describe('an outcome', () => {

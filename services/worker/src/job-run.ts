@@ -20,6 +20,7 @@ import { EffectLedger } from './effects.ts';
 import { endingOf, type Ending } from './ending.ts';
 import { finishAll, type FinishResult } from './finish.ts';
 import { Progress } from './progress.ts';
+import type { ProviderCalls } from './provider-gate.ts';
 import { untilItWorks } from './until-it-works.ts';
 
 /** This run was ended before, by a transaction whose answer got lost: roll back, it all happened already. */
@@ -34,6 +35,13 @@ class EndedEarlierError extends Error {
 
 /** The row was locked by another transaction when this one wanted to end it: roll back and do it all again. */
 class RowBusyError extends Error {}
+
+export interface JobRunOptions {
+  pool: Pool;
+  signal: AbortSignal;
+  calls: ProviderCalls;
+  log: Logger;
+}
 
 /**
  * One run of a claimed row as its handler sees it. After an abort every call throws the reason, so a handler that ignores
@@ -53,9 +61,10 @@ export class JobRun implements JobContext {
   readonly #job: ClaimedJob;
   readonly #effects: EffectLedger;
   readonly #progress: Progress;
+  readonly #calls: ProviderCalls;
   #completing = false;
 
-  constructor(job: ClaimedJob, options: { pool: Pool; signal: AbortSignal; log: Logger }) {
+  constructor(job: ClaimedJob, options: JobRunOptions) {
     this.jobId = job.id;
     this.attempt = job.attempt;
     this.maxAttempts = job.maxAttempts;
@@ -64,7 +73,8 @@ export class JobRun implements JobContext {
     this.log = options.log;
     this.#job = job;
     this.#pool = options.pool;
-    this.#effects = new EffectLedger(repeating(options.pool), job, options.signal);
+    this.#calls = options.calls;
+    this.#effects = new EffectLedger(repeating(options.pool), job, { signal: options.signal, calls: options.calls });
     this.#progress = new Progress(options.pool, job, options);
     this.db = repeating(options.pool, options.signal);
   }
@@ -76,9 +86,9 @@ export class JobRun implements JobContext {
     return this.#progress.unwritten;
   }
 
-  call: JobContext['call'] = (request) => {
-    this.signal.throwIfAborted();
-    return request(this.signal);
+  call: JobContext['call'] = async (request) => {
+    await this.#calls.turn();
+    return this.#calls.make(() => request(this.signal));
   };
 
   effect: JobContext['effect'] = (request) => this.#effects.run(request);

@@ -21,6 +21,7 @@ import { workerSettings } from './config.ts';
 import { HandedBackError } from './ending.ts';
 import { createFinish } from './finish.ts';
 import { Leases } from './leases.ts';
+import { ProviderGate } from './provider-gate.ts';
 import { runJob, type JobRunner } from './run-job.ts';
 import { RestoreWatch } from './restore-watch.ts';
 import { Watchdog } from './watchdog.ts';
@@ -71,6 +72,7 @@ await runService({
       pool,
       clock,
       leases,
+      providers: new ProviderGate(pool, MAX_BATCH),
       claim: createClaim({ pool, workerId, leaseMs, maxBatch: MAX_BATCH, restores }),
       finish: createFinish(pool, MAX_BATCH),
       findDefinition,

@@ -27,6 +27,7 @@ import { createClaim } from './claim.ts';
 import { HandedBackError } from './ending.ts';
 import { createFinish } from './finish.ts';
 import { Leases } from './leases.ts';
+import { ProviderGate } from './provider-gate.ts';
 import { RestoreWatch } from './restore-watch.ts';
 import { parseJobId, runJob, type JobRunner } from './run-job.ts';
 import {
@@ -123,6 +124,7 @@ async function setup(kind: QueueBackend['kind'], { job = {}, leaseMs = 5 * SECON
       pool: workPool,
       clock,
       leases,
+      providers: new ProviderGate(workPool, 50),
       claim: createClaim({ pool: workPool, workerId, leaseMs, maxBatch: 50, restores }),
       finish: createFinish(workPool, 50),
       findDefinition: (name) => definitions.find((definition) => definition.name === name),

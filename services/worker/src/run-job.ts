@@ -18,6 +18,7 @@ import { hasOpenEffects } from './effects.ts';
 import { describeError, storable, type FinishRequest, type FinishResult } from './finish.ts';
 import { JobRun } from './job-run.ts';
 import type { Leases } from './leases.ts';
+import type { ProviderGate } from './provider-gate.ts';
 import { untilItWorks } from './until-it-works.ts';
 
 /** What running jobs needs, made once per process. */
@@ -25,6 +26,7 @@ export interface JobRunner<Dependencies> {
   pool: Pool;
   clock: DatabaseClock;
   leases: Leases;
+  providers: ProviderGate;
   claim: (delivery: Delivery) => Promise<Verdict>;
   finish: (request: FinishRequest) => Promise<FinishResult>;
   findDefinition: (name: string) => JobDefinition | undefined;
@@ -135,14 +137,16 @@ async function attemptAndEnd<Dependencies extends object>(
   const timer = setTimeout(overrun, job.timeoutMs);
   runner.handBack.addEventListener('abort', giveBack);
   const release = runner.leases.keep(job, (reason) => abort.abort(reason));
-  const run = new JobRun(job, { pool: runner.pool, signal: abort.signal, log });
+  const calls = runner.providers.open(job, abort.signal);
+  const run = new JobRun(job, { pool: runner.pool, signal: abort.signal, calls, log });
   try {
     if (runner.handBack.aborted) giveBack();
-    const wanted = await Promise.race([handle(job, run, runner), rejectOnAbort(abort.signal)]).then<Ending, Ending>(
-      endingOf,
-      (error) => endingOfError(error, job),
+    const outcome = await Promise.race([handle(job, run, runner), rejectOnAbort(abort.signal)]).then(
+      (value) => ({ ending: endingOf(value) as Ending, error: undefined }),
+      (error: unknown) => ({ ending: endingOfError(error, job), error }),
     );
     // What `complete` has committed is the truth, whatever the handler returned or threw afterwards.
+    const wanted = await calls.judge(run.completed?.ending ?? outcome.ending, outcome.error);
     if (run.completed) return run.completed;
     const undecided = run.effectsUndecided || (await hasOpenCalls(job, wanted, runner));
     const ending = unlessUndecided(wanted, undecided);

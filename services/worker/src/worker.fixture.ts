@@ -11,20 +11,21 @@ export interface JobTypeRequest {
   maxAttempts?: number;
   backoffMs?: number;
   timeoutMs?: number;
+  provider?: string;
 }
 
 /** Catalogues a job in the database, as "migrate" does. */
 export async function addJobType(pool: Pool, request: JobTypeRequest = {}): Promise<void> {
-  const { name = JOB, unique = 'none', maxAttempts = 3, backoffMs = 100, timeoutMs = 45_000 } = request;
+  const { name = JOB, unique = 'none', maxAttempts = 3, backoffMs = 100, timeoutMs = 45_000, provider } = request;
   await pool.query(
     `insert into outbox.job_types (
        name, family, queue, unique_mode, max_attempts, backoff_type, backoff, backoff_jitter, timeout, retention,
-       failed_retention
+       failed_retention, provider
      )
      values (
-       $1, 'test', $2, $3, $4, 'exponential', $5 * interval '1 ms', 0.25, $6 * interval '1 ms', '1 day', '1 day'
+       $1, 'test', $2, $3, $4, 'exponential', $5 * interval '1 ms', 0.25, $6 * interval '1 ms', '1 day', '1 day', $7
      )`,
-    [name, QUEUE, unique, maxAttempts, backoffMs, timeoutMs],
+    [name, QUEUE, unique, maxAttempts, backoffMs, timeoutMs, provider],
   );
 }
 
@@ -42,6 +43,7 @@ export interface RowRequest {
   key?: string;
   holdsKey?: boolean;
   payload?: Record<string, unknown>;
+  providerTenant?: string;
 }
 
 const ENDED = ['completed', 'skipped', 'failed', 'cancelled'];
@@ -53,12 +55,12 @@ export async function addRow(pool: Pool, request: RowRequest = {}): Promise<stri
   const { rows } = await pool.query<{ id: string }>(
     `insert into outbox.jobs (
        name, queue, generation, state, attempt, max_attempts, interruptions, payload, key, holds_key, scheduled_at,
-       due_at, run, locked_by, locked_until, started_at, finished_at
+       due_at, run, locked_by, locked_until, started_at, finished_at, provider_tenant
      )
      select
        $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, due, due, case when $11 then nextval('outbox.run') end,
        case when $11 then 'earlier worker' end, case when $11 then clock_timestamp() + $12 * interval '1 ms' end,
-       case when $11 then clock_timestamp() - interval '1 s' end, case when $13 then clock_timestamp() end
+       case when $11 then clock_timestamp() - interval '1 s' end, case when $13 then clock_timestamp() end, $15
      from (select clock_timestamp() + $14 * interval '1 ms' as due) as d
      returning id`,
     [
@@ -76,6 +78,7 @@ export async function addRow(pool: Pool, request: RowRequest = {}): Promise<stri
       leaseInMs,
       ENDED.includes(state),
       dueInMs,
+      request.providerTenant ?? null,
     ],
   );
   return first(rows).id;
@@ -154,6 +157,9 @@ export async function addActive(pool: Pool, request: Omit<RowRequest, 'state'> =
     callsUnknownSince: null,
     lateMs: 0,
     queuedMs: 0,
+    provider: null,
+    providerTenant: null,
+    probing: false,
   };
 }
 

@@ -18,6 +18,7 @@ import type { ReminderRules } from './reminder-settings.ts';
 import type { SmsClient } from './sms-client.ts';
 import * as store from './store.ts';
 import type { AutoSync, Recipient, Text } from './store.ts';
+import { twilio } from './twilio.ts';
 
 export interface ReminderDependencies {
   sms: SmsClient;
@@ -184,7 +185,7 @@ const sentText = z.object({ to: z.string(), body: z.string() });
 /** A text is looked for as it was sent: since then the event may have another name, the contact another number. */
 function howToFind(sms: SmsClient) {
   return {
-    provider: 'twilio',
+    provider: twilio.name,
     lookUp: (request: Record<string, unknown>, startedAt: Date, signal: AbortSignal) =>
       sms.find(sentText.parse(request), startedAt, signal),
     timeoutMs: CALL_TIMEOUT_MS,

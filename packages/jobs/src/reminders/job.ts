@@ -1,5 +1,6 @@
 import { defineJob, FIRST_BACKOFF_MS, HOUR, SECOND } from '@outbox/core';
 import { z } from 'zod';
+import { twilio } from './twilio.ts';
 
 /**
  * Texts every member of the crew who has not answered an auto sync, once, 24 h after it was created, and then plans the
@@ -20,6 +21,7 @@ export const sendReminder = defineJob({
   description: 'Texts the members who have not answered an auto sync',
   payload: z.object({ autoSyncId: z.uuid() }),
   key: ({ autoSyncId }) => autoSyncId,
+  provider: twilio,
   unique: 'waiting',
   timings: {
     production: { delayMs: 24 * HOUR, backoffMs: FIRST_BACKOFF_MS },
