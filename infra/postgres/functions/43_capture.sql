@@ -164,7 +164,8 @@ begin
       and t.tgfoid <> to_regprocedure(outbox.capture_function(capture, event) || '()')
   ) then
     raise exception '%: % has another trigger named "%"',
-      case when event = 'insert' and capture.rule ? 'insert_trigger' then 'insert_trigger' else 'name' end, capture.table_name, trigger_name
+      case when event = 'insert' and capture.rule ? 'insert_trigger' then 'insert_trigger' else 'name' end,
+      capture.table_name, trigger_name
       using errcode = 'invalid_parameter_value';
   end if;
   execute format(

@@ -60,7 +60,8 @@ begin
   end;
   if found_table is null then
     perform outbox.refuse_capture(
-      'table_name', format('there is no table "%s"', checked_capture_table.table_name), 'Write it with its schema: public.users.'
+      'table_name', format('there is no table "%s"', checked_capture_table.table_name),
+      'Write it with its schema: public.users.'
     );
   elsif (select c.relkind not in ('r', 'p') or c.relpersistence = 't' from pg_class c where c.oid = found_table) then
     perform outbox.refuse_capture('table_name', format('%s is no table that lasts', found_table));
@@ -107,9 +108,13 @@ begin
   if coalesce(capture.rule -> 'events', '[]') = '[]' then
     perform outbox.refuse_capture('events', 'at least one of insert, update and delete');
   elsif not capture.rule -> 'events' <@ '["insert", "update", "delete"]' then
-    perform outbox.refuse_capture('events', format('%s are not all among insert, update and delete', capture.rule -> 'events'));
+    perform outbox.refuse_capture(
+      'events', format('%s are not all among insert, update and delete', capture.rule -> 'events')
+    );
   elsif not capture.rule ? 'key' and capture.rule -> 'events' ? 'delete' then
-    perform outbox.refuse_capture('key', 'a delete cancels the job of the key, and there is none', 'Leave delete out of events.');
+    perform outbox.refuse_capture(
+      'key', 'a delete cancels the job of the key, and there is none', 'Leave delete out of events.'
+    );
   elsif not capture.rule ? 'key' and capture.rule ? 'cancel_when' then
     perform outbox.refuse_capture('key', 'cancel_when cancels the job of the key, and there is none');
   elsif not capture.rule ? 'key' and (capture.rule -> 'reschedule')::boolean then
@@ -169,7 +174,8 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   execute format(
-    'select from (select (null::%1$s).* limit 0) as row, (select (null::%1$s).* limit 0) as other_row where (%2$s%3$s)%4$s',
+    'select from (select (null::%1$s).* limit 0) as row, (select (null::%1$s).* limit 0) as other_row '
+      'where (%2$s%3$s)%4$s',
     capture.table_name, capture.rule ->> field, E'\n', test
   );
 exception when others then
@@ -203,7 +209,9 @@ begin
     where p.oid = to_regprocedure(wanted || '()')
       and (p.proowner <> 'outbox_owner'::regrole or p.prorettype <> 'trigger'::regtype)
   ) then
-    perform outbox.refuse_capture('insert_function', format('%s exists, and is no trigger function of outbox_owner', wanted));
+    perform outbox.refuse_capture(
+      'insert_function', format('%s exists, and is no trigger function of outbox_owner', wanted)
+    );
   elsif exists (
     select from outbox.captures c where c.name <> capture.name and c.rule ->> 'insert_function' = wanted
   ) then

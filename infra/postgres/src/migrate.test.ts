@@ -145,6 +145,39 @@ describe('files that were applied', () => {
     expect(await rowsOf(database.pool, triggers)).toEqual([]);
   });
 
+  test('a trigger that a person dropped comes back once its capture is dropped', async () => {
+    const triggers = `select tgname from pg_trigger where tgname like 'on_auto_sync_%' order by 1`;
+    const all = await rowsOf(database.pool, triggers);
+    await database.pool.query('drop trigger on_auto_sync_created on public.auto_syncs');
+    await database.pool.query('drop trigger on_auto_sync_deleted on public.auto_syncs');
+    await database.pool.query(`select outbox.drop_capture('reminders.auto_syncs')`);
+    expect(await run(database.url)).toContain('applied families/reminders');
+    expect(await rowsOf(database.pool, triggers)).toEqual(all);
+    await database.pool.query('drop trigger on_auto_sync_deleted on public.auto_syncs');
+    await database.pool.query(`delete from outbox.captures where name = 'reminders.auto_syncs'`);
+    await run(database.url);
+    expect(await rowsOf(database.pool, triggers)).toEqual(all);
+  });
+
+  test('a trigger that a person disabled stays disabled', async () => {
+    await database.pool.query('alter table public.auto_syncs disable trigger user');
+    await forgetHash('families/reminders');
+    await run(database.url);
+    const enabled = `select tgname from pg_trigger where tgname like 'on_auto_sync_%' and tgenabled <> 'D'`;
+    expect(await rowsOf(database.pool, enabled)).toEqual([]);
+  });
+
+  test('a capture of an older version is taken over as a rule, since when it captures', async () => {
+    await database.pool.query(`
+      delete from outbox.captures;
+      insert into outbox.captures (table_name, job_name, enabled_at)
+      values ('public.auto_syncs', 'reminder_24h', '2031-02-03Z')`);
+    await run(database.url);
+    expect(await rowsOf(database.pool, 'select name, enabled_at from outbox.captures')).toEqual([
+      { name: 'reminders.auto_syncs', enabled_at: new Date('2031-02-03Z') },
+    ]);
+  });
+
   test('a file that cannot be applied is named, and nothing of its group is kept', async () => {
     await database.pool.query(`
       create or replace function outbox.request_user() returns uuid language sql stable return null::uuid;

@@ -96,19 +96,22 @@ async function checkServices(db: Queryable): Promise<Found> {
 }
 
 /**
- * A capture needs an enabled trigger of ours for each of insert, update and delete (bits 4, 16 and 8 of tgtype; enabled
- * means tgenabled O or A). A trigger that a person dropped or disabled is never restored: it is said here.
+ * A capture needs the triggers it lists, enabled (tgenabled O or A); one written by hand, without a list, needs a trigger of
+ * ours for each of insert, update and delete (bits 4, 16 and 8 of tgtype). A trigger that a person dropped or disabled is
+ * never restored: it is said here.
  */
 const CAPTURES = /* sql */ `
   select c.table_name as "tableName", c.job_name as "jobName", e.event
   from outbox.captures c
   cross join (values ('insert', 4), ('update', 16), ('delete', 8)) as e (event, bit)
   where c.enabled
+    and (c.triggers is null or c.triggers ? e.event)
     and not exists (
       select
       from pg_trigger t
       join pg_proc p on p.oid = t.tgfoid
       where t.tgrelid = to_regclass(c.table_name)
+        and (c.triggers is null or t.tgname = c.triggers ->> e.event)
         and p.proowner = 'outbox_owner'::regrole
         and t.tgtype & e.bit <> 0
         and t.tgenabled in ('O', 'A')

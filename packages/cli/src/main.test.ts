@@ -368,6 +368,18 @@ describe('doctor', () => {
     expect(of('restore')).toMatchObject({ status: 'look', detail: expect.stringContaining('still open') as string });
   });
 
+  test('looks for the triggers of the events that a rule captures, and for no others', async () => {
+    await query('create table public.things (id int primary key)');
+    await query(`select outbox.capture(name => 'things', table_name => 'public.things', job_name => 'reminder_24h',
+      key => 'row.id::text', events => '{update}')`);
+    expect((await findings()).of('captures')).toMatchObject({ status: 'ok' });
+    await query('drop trigger capture_things_update on public.things');
+    expect((await findings()).of('captures')).toMatchObject({
+      status: 'broken',
+      detail: expect.stringContaining('no enabled trigger for update of public.things (reminder_24h):') as string,
+    });
+  });
+
   test('says so when the database is of another installation, or Redis is away, and looks at the rest', async () => {
     const { code, of } = await findings({ OUTBOX_INSTANCE: 'other', REDIS_URL: 'redis://127.0.0.1:1' });
     expect(code).toBe(1);

@@ -29,7 +29,7 @@ return (
       select from pg_trigger t
       where t.tgrelid = 'public.auto_syncs'::regclass
         and t.tgname = 'on_auto_sync_created'
-        and t.tgfoid = 'reminders.schedule_first_reminder'::regproc
+        and t.tgfoid = to_regproc('reminders.schedule_first_reminder') -- by name: drop_capture takes it away
         and t.tgenabled in ('O', 'A')
     )
 );

@@ -142,50 +142,12 @@ begin
   return sent;
 end $$;
 
--- Fires after an insert of auto syncs, once per statement. Writes one reminder_24h per running one, due 24 h after the
--- insert (outbox.job_types decides), in the inserting transaction. It never fails that transaction: if the set cannot be
--- written, row by row is tried, and what still fails is set aside in outbox.capture_errors.
--- lock_timeout: a duplicate key would make the business write wait for another transaction without end.
-create or replace function reminders.schedule_first_reminder() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '200ms'
-as $$
-declare
-  started record;
-begin
-  perform outbox.enqueue_many(
-    name => 'reminder_24h',
-    rows => (
-      select jsonb_agg(
-        jsonb_build_object('key', i.id, 'payload', jsonb_build_object('autoSyncId', i.id), 'owner_id', i.organizer_id)
-      )
-      from inserted i
-      where i.status = 'running'
-    ),
-    rerun => true
-  )
-  where exists (select from inserted i where i.status = 'running');
-  return null;
-exception when others then
-  for started in select i.id, i.organizer_id from inserted i where i.status = 'running' loop
-    begin
-      perform outbox.enqueue(
-        name => 'reminder_24h', key => started.id::text, payload => jsonb_build_object('autoSyncId', started.id),
-        owner_id => started.organizer_id, rerun => true
-      );
-    exception when others then
-      perform outbox.record_capture_error(
-        table_name => 'public.auto_syncs', job_name => 'reminder_24h', key => started.id::text, sqlstate => sqlstate,
-        message => sqlerrm
-      );
-    end;
-  end loop;
-  return null;
-end $$;
-
 -- Fires after an update of auto syncs, once per statement, and looks at those whose status changed between running and not.
 -- Paused, stopped or completed: no job of it stays open. Running again: if no reminder went out yet, one is planned for
 -- 24 h after its creation, or now if that is past; otherwise only a pause check, 48 h from now. Nobody is texted twice:
--- the texts of the first reminder are in the ledger. Never fails the update, as above.
+-- the texts of the first reminder are in the ledger. Never fails the update: what cannot be done is set aside in
+-- outbox.capture_errors. By hand and not by a rule, because one status decides about two jobs, and about the texts.
+-- lock_timeout: a duplicate key would make the business write wait for another transaction without end.
 create or replace function reminders.follow_status() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '200ms'
 as $$
@@ -289,9 +251,7 @@ begin atomic
   );
 end;
 
-create or replace function reminders.has_trigger(name text) returns boolean
-language sql stable set search_path = pg_catalog, pg_temp
-return exists (select from pg_trigger t where t.tgrelid = 'public.auto_syncs'::regclass and t.tgname = has_trigger.name);
+drop function if exists reminders.has_trigger(text);
 
 -- How long after its creation an auto sync is reminded; outbox.job_types decides.
 create or replace function reminders.reminder_delay() returns interval
@@ -338,30 +298,31 @@ end $$;
 
 reset role;
 
+-- A trigger that a person dropped or disabled is not ours to restore: these two come with the family's first installation.
 do $$
-declare
-  is_new boolean := not exists (
-    select from outbox.captures where table_name = 'public.auto_syncs' and job_name = 'reminder_24h'
-  );
 begin
-  -- A trigger that a person dropped is not ours to restore: each is created with the family, and replaced while it is there.
-  if is_new or reminders.has_trigger('on_auto_sync_created') then
-    create or replace trigger on_auto_sync_created
-    after insert on public.auto_syncs
-    referencing new table as inserted
-    for each statement execute function reminders.schedule_first_reminder();
-  end if;
-  if is_new or reminders.has_trigger('on_auto_sync_status_changed') then
+  if not exists (select from outbox.captures where table_name = 'public.auto_syncs' and job_name = 'reminder_24h') then
     create or replace trigger on_auto_sync_status_changed
     after update on public.auto_syncs
     referencing old table as before_update new table as after_update
     for each statement execute function reminders.follow_status();
-  end if;
-  if is_new or reminders.has_trigger('on_auto_sync_deleted') then
+
     create or replace trigger on_auto_sync_deleted
     after delete on public.auto_syncs
     referencing old table as deleted
     for each statement execute function reminders.follow_delete();
   end if;
-  insert into outbox.captures (table_name, job_name) values ('public.auto_syncs', 'reminder_24h') on conflict do nothing;
 end $$;
+
+-- An auto sync that is inserted running gets a reminder, 24 h after the insert (outbox.job_types decides).
+select outbox.capture(
+  name => 'reminders.auto_syncs', table_name => 'public.auto_syncs', job_name => 'reminder_24h', key => 'row.id::text',
+  "when" => $$row.status = 'running'$$, payload => $$jsonb_build_object('autoSyncId', row.id)$$,
+  owner_id => 'row.organizer_id', events => '{insert}', insert_trigger => 'on_auto_sync_created',
+  insert_function => 'reminders.schedule_first_reminder'
+);
+
+-- What doctor looks for besides.
+update outbox.captures
+set triggers = triggers || '{"update": "on_auto_sync_status_changed", "delete": "on_auto_sync_deleted"}'
+where name = 'reminders.auto_syncs';
