@@ -8,7 +8,7 @@ import { requestSection } from '../shared/page.ts';
 import { RequestLog } from '../shared/request-log.ts';
 import { createApiApp, queryOf, readText, type ApiRequest } from '../shared/serve.ts';
 import { bubbleFault, type BubbleFault, type BubbleFaultInput, type Operation } from './faults.ts';
-import { isKnown, meets, Things, type Thing } from './things.ts';
+import { compareBy, isKnown, meets, Things } from './things.ts';
 
 /** What a Bubble simulator remembers. */
 export function createBubbleStores(now: () => number = Date.now) {
@@ -52,7 +52,7 @@ export function createBubbleApp(stores: BubbleStores): Express {
   for (const root of ['/api/1.1/obj/:type', '/version-test/api/1.1/obj/:type']) {
     app.get(
       root,
-      serve('search', (request) => search(things.all(typeOf(request)), request)),
+      serve('search', (request) => search(things, request)),
     );
     app.post(
       root,
@@ -130,9 +130,10 @@ const searchQuery = z.object({
   limit: z.coerce.number().int().min(1).default(MOST_RESULTS),
   sort_field: z.string().optional(),
   descending: z.enum(['true', 'false']).default('false'),
+  exclude_remaining: z.enum(['true', 'false']).default('false'),
 });
 
-function search(things: Thing[], request: Request): Reply {
+function search(things: Things, request: Request): Reply {
   let query: z.output<typeof searchQuery>;
   try {
     query = searchQuery.parse(queryOf(request));
@@ -141,13 +142,18 @@ function search(things: Thing[], request: Request): Reply {
   }
   const { constraints, cursor, limit, sort_field: field, descending } = query;
   const unknown = constraints.find((constraint) => !isKnown(constraint));
-  if (unknown) return refuse(404, 'NOT_FOUND', `Constraint type not found ${unknown.constraint_type}`);
-  const found = things.filter((thing) => meets(thing, constraints));
-  if (field !== undefined) found.sort((a, b) => String(a[field]).localeCompare(String(b[field])));
+  if (unknown) {
+    const { constraint_type: kind, key } = unknown;
+    const message = `Constraint type not found ${kind} for field ${key} and type ${typeOf(request)}`;
+    return refuse(404, 'NOT_FOUND', message);
+  }
+  const found = things.all(typeOf(request)).filter((thing) => meets(thing, constraints));
+  if (field !== undefined) found.sort(compareBy(field));
   if (descending === 'true') found.reverse();
   const results = found.slice(cursor, cursor + Math.min(limit, MOST_RESULTS));
-  const remaining = Math.max(found.length - cursor - results.length, 0);
-  return { status: 200, body: { response: { cursor, results, count: results.length, remaining } } };
+  const rest =
+    query.exclude_remaining === 'true' ? {} : { remaining: Math.max(found.length - cursor - results.length, 0) };
+  return { status: 200, body: { response: { cursor, results, count: results.length, ...rest } } };
 }
 
 /** One JSON object a line, and one line of the answer for each. */

@@ -23,7 +23,9 @@ export class Things {
     const at = this.#now();
     const _id = `${at}x${String(randomInt(1e12)).padStart(18, '1')}`;
     const date = new Date(at).toISOString();
-    this.#of(type).set(_id, { ...fields, _id, 'Created Date': date, 'Modified Date': date });
+    const things = this.#byType.get(type) ?? new Map<string, Thing>();
+    this.#byType.set(type, things);
+    things.set(_id, { ...fields, _id, 'Created Date': date, 'Modified Date': date });
     return _id;
   }
 
@@ -36,30 +38,25 @@ export class Things {
   }
 
   find(type: string, id: string): Thing | undefined {
-    return this.#of(type).get(id);
+    return this.#byType.get(type)?.get(id);
   }
 
   /** False when there was none. */
   remove(type: string, id: string): boolean {
-    return this.#of(type).delete(id);
+    return this.#byType.get(type)?.delete(id) ?? false;
   }
 
   all(type: string): Thing[] {
-    return [...this.#of(type).values()];
+    return [...(this.#byType.get(type)?.values() ?? [])];
   }
 
+  /** Of which there has been a thing. */
   types(): string[] {
     return [...this.#byType.keys()];
   }
 
   clear(): void {
     this.#byType.clear();
-  }
-
-  #of(type: string): Map<string, Thing> {
-    const things = this.#byType.get(type) ?? new Map<string, Thing>();
-    this.#byType.set(type, things);
-    return things;
   }
 }
 
@@ -79,6 +76,14 @@ export function isKnown({ constraint_type }: Constraint): boolean {
 
 export function meets(thing: Thing, constraints: Constraint[]): boolean {
   return constraints.every(({ key, constraint_type, value }) => TESTS[constraint_type]?.(thing[key], value));
+}
+
+/** Numbers by size, all else as text; what has no value comes first. */
+export function compareBy(field: string): (a: Thing, b: Thing) => number {
+  return ({ [field]: a }, { [field]: b }) => {
+    if (isEmpty(a) || isEmpty(b)) return Number(isEmpty(b)) - Number(isEmpty(a));
+    return typeof a === 'number' && typeof b === 'number' ? a - b : String(a).localeCompare(String(b));
+  };
 }
 
 function isEmpty(value: unknown): boolean {

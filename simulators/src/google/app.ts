@@ -7,7 +7,7 @@ import { createApiApp, queryOf, readText, serveWith, type Act } from '../shared/
 import { STARS, type Account, type Location, type Review } from './directory.ts';
 import { errorInfo, invalidArgument, notFound, quotaExceeded, refuse, refuseToken, unauthenticated } from './errors.ts';
 import type { GoogleFault } from './faults.ts';
-import { BadParameter, cutPage, readPage } from './listing.ts';
+import { BadParameter, cutPage, pageNumber, readPage } from './listing.ts';
 import type { GoogleStores } from './stores.ts';
 import { LIFETIME_S } from './tokens.ts';
 
@@ -27,7 +27,9 @@ export function createGoogleApp(stores: GoogleStores, quotaPerMinute = QUOTA_PER
   const serve = serveWith<GoogleFault>(stores, {
     refusal: (request) => refusalOf(request, stores, quotaPerMinute),
     refuse: (fault, request) => wordsOf(fault, request),
-    fits: (fault, request) => fault.kind !== 'poisoned-page' || pageOf(request) === fault.page,
+    // A token refresh is no page of anything.
+    fits: (fault, request) =>
+      fault.kind !== 'poisoned-page' || (request.path !== TOKEN_PATH && pageNumber(request) === fault.page),
   });
   const list = (act: Act<GoogleFault>) =>
     serve((request, fault) => {
@@ -59,8 +61,9 @@ export function createGoogleApp(stores: GoogleStores, quotaPerMinute = QUOTA_PER
   app.get(
     '/v1/accounts',
     list((request) => {
-      const own = directory.accountsOf(grantOf(request, stores) ?? '').map(({ fields }) => fields);
-      const { items, ...next } = cutPage(own, readPage(request, SIZES.accounts));
+      const grant = grantOf(request, stores);
+      const own = directory.accountsOf(grant ?? '').map(({ fields }) => fields);
+      const { items, ...next } = cutPage(own, readPage(request, SIZES.accounts, { grant }));
       return listed('accounts', items, next);
     }),
   );
@@ -88,7 +91,7 @@ export function createGoogleApp(stores: GoogleStores, quotaPerMinute = QUOTA_PER
       if (!location) return notFound();
       const order = queryOf(request).orderBy ?? 'updateTime desc';
       const reviews = inOrder([...location.reviews.values()], order);
-      const { items, ...next } = cutPage(reviews, readPage(request, SIZES.reviews, order));
+      const { items, ...next } = cutPage(reviews, readPage(request, SIZES.reviews, { order }));
       return listed('reviews', items, { ...next, ...summary(reviews) });
     }),
   );
@@ -136,25 +139,6 @@ function serviceOf(request: Request): string {
   return request.path.endsWith('/locations')
     ? 'mybusinessbusinessinformation.googleapis.com'
     : 'mybusinessaccountmanagement.googleapis.com';
-}
-
-/** Number of the page that is asked for, from 1; 0 when it is none that Google would give. */
-function pageOf(request: Request): number {
-  const sizes = request.path.endsWith('/reviews')
-    ? SIZES.reviews
-    : request.path.endsWith('/locations')
-      ? SIZES.locations
-      : SIZES.accounts;
-  try {
-    const { offset, size } = readPage(request, sizes, queryOf(request).orderBy ?? defaultOrder(request));
-    return offset / size + 1;
-  } catch {
-    return 0;
-  }
-}
-
-function defaultOrder(request: Request): string {
-  return request.path.endsWith('/reviews') ? 'updateTime desc' : '';
 }
 
 function poison({ as }: Extract<GoogleFault, { kind: 'poisoned-page' }>): Reply {

@@ -33,8 +33,6 @@ export const invalidArgument = (message: string): Reply => refuse(400, message);
 
 export const notFound = (): Reply => refuse(404, 'Requested entity was not found.');
 
-export const permissionDenied = (): Reply => refuse(403, 'The caller does not have permission');
-
 export const unauthenticated = (): Reply =>
   refuse(
     401,
