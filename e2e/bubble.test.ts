@@ -22,6 +22,8 @@ beforeEach(async () => {
   const [db, app] = await Promise.all([createTestDatabase(), startBubbleSimulator()]);
   world = { db, app, prefix: createTestPrefix(), services: [] };
   await db.pool.query("update outbox.job_types set operator_backoff = '200 ms' where name = 'bubble_user_sync'");
+  // Faults that follow each other quickly open the breaker; here it lets a probe through soon.
+  await db.pool.query("update outbox.providers set probe_after = '500 ms', longest_probe_wait = '1 s'");
 });
 
 afterEach(async () => {

@@ -156,7 +156,7 @@ describe('in a Redis that has lost a part', () => {
     bundle = await setup('redis');
     const { backend } = bundle;
     const queue = backend.createQueue(QUEUE);
-    const ids = Array.from({ length: 500 }, (_, n) => `job-${n}`);
+    const ids = Array.from({ length: 200 }, (_, n) => `job-${n}`);
     await queue.addBulk(ids.map((jobId) => ({ name: 'any', data: {}, opts: { jobId } })));
     const worker = backend.createWorker(QUEUE, () => Promise.resolve(), { concurrency: 5 });
     const seen = new Set<string>();

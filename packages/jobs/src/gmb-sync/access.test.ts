@@ -33,7 +33,7 @@ test.each(Object.entries(CALLS))('%s may call %j in gmb and nothing else', async
 const RELATIONS: Record<string, string[]> = {
   outbox_bridge: [],
   outbox_worker: ['account_marks SELECT', 'account_source SELECT', 'account_tokens SELECT'],
-  outbox_api: ['account_source SELECT'],
+  outbox_api: ['account_source SELECT', 'sync_queue SELECT'],
   service_role: [
     'account_source SELECT',
     ...['DELETE', 'INSERT', 'SELECT', 'UPDATE'].map((right) => `sync_queue ${right}`),
