@@ -24,7 +24,7 @@ export function gmbRoutes({ db, isInstalled }: { db: Pool; isInstalled: boolean 
       response.json({ message: 'Sync job already queued for this account', job_id: id, status, duplicate });
       return;
     }
-    const { rows } = await db.query(READ_JOB, [id]);
+    const { rows } = await db.query<Record<string, unknown>>(READ_JOB, [id]);
     response.status(201).json({ message: 'Sync job enqueued successfully', job: rows[0] });
   });
 
