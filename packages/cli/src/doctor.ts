@@ -2,7 +2,7 @@ import {
   assertInstallation,
   connectQueueBackend,
   SCHEMA_VERSION,
-  SECOND,
+  SILENT_AFTER_MS,
   type Queryable,
   type SharedSettings,
 } from '@outbox/core';
@@ -78,21 +78,25 @@ async function checkBackend(_db: Queryable, settings: SharedSettings): Promise<F
   }
 }
 
-/** A process that has not been heard of for so long is gone, or cannot reach Postgres. */
-const SILENT_AFTER_MS = 60 * SECOND;
-
 const SERVICES = /* sql */ `
-  select s.service, count(*) filter (where s.seen_at > clock_timestamp() - $1 * interval '1 ms')::int as live
-  from outbox.services s
-  group by s.service
-  order by s.service
+  select
+    k.service, count(s.id)::int as known,
+    count(s.id) filter (where s.seen_at > clock_timestamp() - $1 * interval '1 ms')::int as live
+  from (values ('api'), ('bridge'), ('worker')) k (service)
+  left join outbox.services s on s.service = k.service
+  group by k.service
+  order by k.service
   limit 100`;
 
+/** A process that stops takes its row along: one whose row is left, and silent, has died. */
 async function checkServices(db: Queryable): Promise<Found> {
-  const { rows } = await db.query<{ service: string; live: number }>(SERVICES, [SILENT_AFTER_MS]);
-  if (rows.length === 0) return look('no service has reported yet');
+  const { rows } = await db.query<{ service: string; known: number; live: number }>(SERVICES, [SILENT_AFTER_MS]);
+  if (rows.every(({ known }) => known === 0)) return look('no service is running');
   const detail = rows.map(({ service, live }) => `${service}: ${live} live`).join(', ');
-  return rows.every(({ live }) => live > 0) ? ok(detail) : broken(`${detail}; look at the log of what is missing`);
+  if (rows.some(({ known, live }) => known > 0 && live === 0)) {
+    return broken(`${detail}; look at the log of what is missing`);
+  }
+  return rows.every(({ live }) => live > 0) ? ok(detail) : look(`${detail}; start what is missing`);
 }
 
 /**

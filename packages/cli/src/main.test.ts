@@ -383,6 +383,23 @@ describe('doctor', () => {
     });
   });
 
+  test('tells services that live from those that died and those that were never started', async () => {
+    const services = async () => (await findings()).of('services');
+    expect(await services()).toMatchObject({ status: 'look', detail: 'no service is running' });
+    // However slow this machine is, who lives lives until the end of the test.
+    const add = (service: string, ago = '-1 hour') =>
+      query(`insert into outbox.services (id, service, version, seen_at)
+        values (gen_random_uuid()::text, '${service}', '1', now() - interval '${ago}')`);
+    await add('bridge');
+    await add('worker');
+    const without = 'api: 0 live, bridge: 1 live, worker: 1 live; start what is missing';
+    expect(await services()).toMatchObject({ status: 'look', detail: without });
+    await add('api');
+    await add('worker', '2 hours');
+    const all = 'api: 1 live, bridge: 1 live, worker: 1 live';
+    expect(await services()).toMatchObject({ status: 'ok', detail: all });
+  });
+
   test('says so when the database is of another installation, or Redis is away, and looks at the rest', async () => {
     const { code, of } = await findings({ OUTBOX_INSTANCE: 'other', REDIS_URL: 'redis://127.0.0.1:1' });
     expect(code).toBe(1);

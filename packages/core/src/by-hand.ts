@@ -34,6 +34,7 @@ const REFUSALS = {
   OB006: 'no_such_queue',
   OB007: 'no_such_effect',
   OB008: 'effect_is_settled',
+  OB012: 'no_such_provider',
 } as const;
 
 export type RefusalCode = (typeof REFUSALS)[keyof typeof REFUSALS];
@@ -142,20 +143,36 @@ export async function resolveEffect(
   );
 }
 
-const PAUSE = /* sql */ `select outbox.pause_queue(name => $1, paused_by => $2, reason => $3) as changed`;
-const RESUME = /* sql */ `select outbox.resume_queue(name => $1) as changed`;
+const PAUSE_QUEUE = /* sql */ `select outbox.pause_queue(name => $1, paused_by => $2, reason => $3) as changed`;
+const RESUME_QUEUE = /* sql */ `select outbox.resume_queue(name => $1) as changed`;
 
 /** Pauses a queue, unless it is paused already; true when it was not. Audited. Throws `RefusedError`. */
 export function pauseQueue(pool: Pool, actor: Actor, name: string, reason: string | undefined): Promise<boolean> {
-  return changeQueue(pool, actor, 'pause-queue', { queue: name, reason }, PAUSE, [name, actor.name, reason ?? null]);
+  const values = [name, actor.name, reason ?? null];
+  return pauseOrResume(pool, actor, 'pause-queue', { queue: name, reason }, PAUSE_QUEUE, values);
 }
 
 /** Lets a queue go on, if it is paused; true when it was. Audited. Throws `RefusedError`. */
 export function resumeQueue(pool: Pool, actor: Actor, name: string): Promise<boolean> {
-  return changeQueue(pool, actor, 'resume-queue', { queue: name }, RESUME, [name]);
+  return pauseOrResume(pool, actor, 'resume-queue', { queue: name }, RESUME_QUEUE, [name]);
 }
 
-function changeQueue(
+const PAUSE_PROVIDER = /* sql */ `
+  select outbox.pause_provider(name => $1, paused_by => $2, reason => $3) as changed`;
+const RESUME_PROVIDER = /* sql */ `select outbox.resume_provider(name => $1) as changed`;
+
+/** Lets no job call a provider, unless that is so already; true when it was not. Audited. Throws `RefusedError`. */
+export function pauseProvider(pool: Pool, actor: Actor, name: string, reason: string | undefined): Promise<boolean> {
+  const values = [name, actor.name, reason ?? null];
+  return pauseOrResume(pool, actor, 'pause-provider', { provider: name, reason }, PAUSE_PROVIDER, values);
+}
+
+/** Lets jobs call a provider again, if it is paused; true when it was. Audited. Throws `RefusedError`. */
+export function resumeProvider(pool: Pool, actor: Actor, name: string): Promise<boolean> {
+  return pauseOrResume(pool, actor, 'resume-provider', { provider: name }, RESUME_PROVIDER, [name]);
+}
+
+function pauseOrResume(
   pool: Pool,
   actor: Actor,
   action: string,

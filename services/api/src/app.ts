@@ -13,6 +13,7 @@ import { effectRoutes } from './routes/effects.ts';
 import { functionRoutes } from './routes/functions.ts';
 import { GMB_PATHS, gmbRoutes } from './routes/gmb.ts';
 import { jobRoutes, type JobRoutesDependencies } from './routes/jobs.ts';
+import { providerRoutes } from './routes/providers.ts';
 import { queueRoutes } from './routes/queues.ts';
 import { sessionCookieAuthentication } from './session-cookies.ts';
 import { securityHeaders } from './security-headers.ts';
@@ -68,12 +69,12 @@ export function createApp({
   app.use(['/api', '/functions'], neverStored, limitRequests(settings.RATE_LIMIT_PER_MINUTE));
   app.use('/api', requireCaller([...services, ...users]));
   app.use('/functions', requireCaller([...services, triggers]));
-  app.use(['/api/effects', '/api/queues'], servicesAndAdminsOnly);
+  app.use(['/api/effects', '/api/providers', '/api/queues'], servicesAndAdminsOnly);
   app.use(GMB_PATHS, express.text({ type: () => true, limit: MAX_BODY }));
   app.use(['/api', '/functions'], express.json({ limit: MAX_BODY }));
   app.use(gmbRoutes({ db: jobs.db, isInstalled: families.includes('gmb') }));
   app.use(functionRoutes({ db: jobs.db, families, ...(triggerWaitMs === undefined ? {} : { waitMs: triggerWaitMs }) }));
-  app.use(jobRoutes(jobs), effectRoutes(jobs), queueRoutes(jobs));
+  app.use(jobRoutes(jobs), effectRoutes(jobs), providerRoutes(jobs), queueRoutes(jobs));
 
   app.use('/admin', sessions(settings));
   app.use(loginRoutes(settings, log));

@@ -5,6 +5,8 @@ import {
   closeServer,
   connectQueueBackend,
   createPool,
+  createProcessId,
+  Heartbeat,
   listen,
   loadConfig,
   runService,
@@ -53,6 +55,8 @@ await runService({
     });
     const server = createServer(app);
     await listen(server, { host: settings.HOST, port: settings.PORT, setting: 'PORT' });
+    const heartbeat = new Heartbeat({ db: pool, service: 'api', id: createProcessId(), log });
+    await heartbeat.start();
 
     return [
       {
@@ -61,6 +65,7 @@ await runService({
         stop: () => closeServer(server, FINISH_REQUESTS_MS),
       },
       { name: 'queues', deadlineMs: 5 * SECOND, stop: () => Promise.all(queues.map((queue) => queue.close())) },
+      { name: 'heartbeat', deadlineMs: 2 * SECOND, stop: () => heartbeat.stop() },
       { name: 'connections', deadlineMs: 5 * SECOND, stop: () => Promise.all([backend.close(), pool.end()]) },
     ];
   },

@@ -4,7 +4,10 @@ import {
   closeServer,
   connectQueueBackend,
   createPool,
+  createProcessId,
+  Heartbeat,
   loadConfig,
+  Repeater,
   runService,
   SECOND,
   startHealthServer,
@@ -17,7 +20,6 @@ import { PublishWindow } from './publish-window.ts';
 import { applyControls, prepareQueue } from './queue-controls.ts';
 import { createQueues } from './queues.ts';
 import { Reconciler } from './reconciler.ts';
-import { Repeater } from './repeater.ts';
 import { RestoreGuard } from './restore-guard.ts';
 import { Sweeper } from './sweep.ts';
 import { WakeUp } from './wake-up.ts';
@@ -90,6 +92,8 @@ await runService({
     loop.start();
     void pruner.start();
     void sweeper.start();
+    const heartbeat = new Heartbeat({ db: pool, service: 'bridge', id: createProcessId(), log });
+    await heartbeat.start();
 
     return [
       { name: 'sweeping', deadlineMs: 10 * SECOND, stop: () => sweeper.stop() },
@@ -103,6 +107,7 @@ await runService({
       },
       { name: 'health server', deadlineMs: 1 * SECOND, stop: () => closeServer(health, 0) },
       { name: 'queues', deadlineMs: 5 * SECOND, stop: () => queues.close() },
+      { name: 'heartbeat', deadlineMs: 2 * SECOND, stop: () => heartbeat.stop() },
       {
         name: 'connections',
         deadlineMs: 5 * SECOND,

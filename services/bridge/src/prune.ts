@@ -1,5 +1,4 @@
-import { MINUTE, type Logger, type Pool } from '@outbox/core';
-import { Repeater } from './repeater.ts';
+import { MINUTE, Repeater, type Logger, type Pool } from '@outbox/core';
 
 /** Small enough that a delete is over in milliseconds and never meets a worker's statement for long. */
 const BATCH = 500;

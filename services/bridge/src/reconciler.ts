@@ -1,9 +1,8 @@
-import { SECOND, type Logger, type Pool, type QueueBackend } from '@outbox/core';
+import { Repeater, SECOND, type Logger, type Pool, type QueueBackend } from '@outbox/core';
 import { BEGINNING } from './cursor.ts';
 import { followEpoch, takeBackOlder, type SeenEpochs } from './epochs.ts';
 import { lookThrough } from './look-through.ts';
 import { findLost, OVERDUE_MS, takeBackLost } from './lost-jobs.ts';
-import { Repeater } from './repeater.ts';
 import { addRepaired, Findings, setDrift } from './repairs.ts';
 
 /**

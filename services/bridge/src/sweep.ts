@@ -1,7 +1,6 @@
-import type { Logger, Pool } from '@outbox/core';
+import { Repeater, type Logger, type Pool } from '@outbox/core';
 import { families, type FamilyName } from '@outbox/jobs';
 import { z } from 'zod';
-import { Repeater } from './repeater.ts';
 
 const HAS_FUNCTION = /* sql */ `
   select exists (

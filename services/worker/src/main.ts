@@ -1,13 +1,13 @@
-import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
-import { hostname } from 'node:os';
 import {
   assertInstallation,
   assertPostgresReachable,
   closeServer,
   connectQueueBackend,
   createPool,
+  createProcessId,
   DatabaseClock,
+  Heartbeat,
   loadConfig,
   runService,
   SECOND,
@@ -67,7 +67,7 @@ await runService({
     const leases = new Leases({ pool: leasePool, leaseMs, log });
     const handBack = new AbortController();
     setMaxListeners(0, handBack.signal); // one per running job
-    const workerId = `${hostname()}:${process.pid}:${randomUUID().slice(0, 8)}`;
+    const workerId = createProcessId();
     const runner: JobRunner<ReturnType<typeof createHandlerDependencies>> = {
       pool,
       clock,
@@ -112,6 +112,8 @@ await runService({
     leases.start();
     workers.start();
     watchdog.start();
+    const heartbeat = new Heartbeat({ db: pool, service: 'worker', id: workerId, log });
+    await heartbeat.start();
 
     let drained: Promise<void> | undefined;
     return [
@@ -127,6 +129,7 @@ await runService({
       },
       { name: 'leases', deadlineMs: 2 * SECOND, stop: () => leases.stop() },
       { name: 'health server', deadlineMs: 1 * SECOND, stop: () => closeServer(health, 0) },
+      { name: 'heartbeat', deadlineMs: 2 * SECOND, stop: () => heartbeat.stop() },
       {
         name: 'connections',
         deadlineMs: 5 * SECOND,

@@ -9,6 +9,8 @@ const TRIGGER_SECRET = 'a-trigger-secret-of-the-tests';
 let database: TestDatabase;
 let pool: Pool;
 let app: TestApp;
+/** All that a test has started. */
+let started: TestApp[] = [];
 
 beforeEach(async () => {
   database = await createTestDatabase();
@@ -17,14 +19,18 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
-  await app.stop();
+  await Promise.all(started.map((each) => each.stop()));
+  started = [];
   await pool.end();
   await database.drop();
 });
 
-function start(dependencies: Partial<Parameters<typeof startTestApp>[0]>): Promise<TestApp> {
+async function start(dependencies: Partial<Parameters<typeof startTestApp>[0]>): Promise<TestApp> {
   const settings = { ...withSecrets, TRIGGER_SECRETS: [TRIGGER_SECRET] };
-  return startTestApp({ db: pool, log: captureLogs().log, settings, triggerWaitMs: 10_000, ...dependencies });
+  const dependenciesOfAll = { db: pool, log: captureLogs().log, settings, triggerWaitMs: 10_000 };
+  const one = await startTestApp({ ...dependenciesOfAll, ...dependencies });
+  started.push(one);
+  return one;
 }
 
 async function call(name: string, headers: Record<string, string>, body?: unknown, to = app) {
@@ -38,14 +44,14 @@ async function call(name: string, headers: Record<string, string>, body?: unknow
 
 const trigger = { 'x-trigger-secret': TRIGGER_SECRET };
 
-async function addDue(count: number): Promise<string[]> {
+async function addDue(count: number, name = 'reminder_24h'): Promise<string[]> {
   const ids: string[] = [];
   for (let added = 0; added < count; added += 1) {
     const { rows } = await database.pool.query<{ id: string }>(
       `select id from outbox.enqueue(
-         name => 'reminder_24h', key => $1, payload => '{}', scheduled_at => now() - interval '1 s'
+         name => $1, key => $2, payload => '{}', scheduled_at => now() - interval '1 s'
        )`,
-      [randomUUID()],
+      [name, randomUUID()],
     );
     ids.push(rows[0]?.id ?? '');
   }
@@ -100,7 +106,6 @@ it('gives up waiting in time', async () => {
   await addDue(1);
   const answer = await call('process-auto-sync-jobs', trigger, undefined, impatient);
   expect(answer.body).toMatchObject({ jobs_picked: 1, jobs_processed: 0 });
-  await impatient.stop();
 });
 
 it('leaves what is not due alone', async () => {
@@ -108,6 +113,38 @@ it('leaves what is not due alone', async () => {
     `select outbox.enqueue(name => 'reminder_24h', key => 'k', payload => '{}', scheduled_at => now() + interval '1 h')`,
   );
   expect((await call('process-auto-sync-jobs', trigger)).body).toMatchObject({ jobs_picked: 0 });
+});
+
+it('wakes a bridge that sleeps', async () => {
+  const listener = await database.pool.connect();
+  try {
+    await listener.query('listen outbox_ready');
+    let woken = 0;
+    listener.on('notification', () => (woken += 1));
+    await call('process-auto-sync-jobs', trigger);
+    await waitFor(() => expect(woken).toBe(1));
+  } finally {
+    listener.release(true);
+  }
+});
+
+it('a call of gmb-sync-worker is a worker run, with the id it is answered with and the same numbers', async () => {
+  const { body } = await call('gmb-sync-worker', trigger);
+  const { rows } = await database.pool.query(
+    'select id, status, jobs_picked, jobs_processed, jobs_succeeded, jobs_failed, finished_at from gmb.sync_worker_runs',
+  );
+  const { run_id: id, jobs_picked, jobs_processed, jobs_succeeded, jobs_failed } = body;
+  const numbers = { jobs_picked, jobs_processed, jobs_succeeded, jobs_failed };
+  expect(rows).toEqual([{ id, status: 'completed', ...numbers, finished_at: expect.any(Date) as Date }]);
+});
+
+it('retry_failed waits for those alone that have failed before', async () => {
+  const impatient = await start({ triggerWaitMs: 1 });
+  const [failed] = await addDue(2, 'bubble_user_sync');
+  await database.pool.query('update outbox.jobs set attempt = 1 where id = $1', [failed]);
+  const picked = async (action: string) => (await call('bubble_sync', trigger, { action }, impatient)).body.jobs_picked;
+  expect(await picked('retry_failed')).toBe(1);
+  expect(await picked('process_queue_data_api')).toBe(2);
 });
 
 it.each(['process_queue_data_api', 'retry_failed'])('bubble_sync takes the action %s', async (action) => {
@@ -141,5 +178,4 @@ it('of a family that is switched off it is 404, and says why', async () => {
     status: 404,
     body: { detail: expect.stringContaining('FAMILIES') as string },
   });
-  await without.stop();
 });

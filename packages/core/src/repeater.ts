@@ -1,4 +1,4 @@
-import type { Logger } from '@outbox/core';
+import type { Logger } from './logger.ts';
 
 export interface RepeaterOptions {
   everyMs: number;
