@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { connectQueueBackend, enqueue, loadConfig, sharedSettings, type QueueBackend } from '@outbox/core';
 import { createTestDatabase, createTestPrefix, type TestDatabase, type TestPrefix } from '@outbox/testing';
 import type { Queue } from 'bullmq';
+import { run } from './program.ts';
 
 const MAIN = join(import.meta.dirname, '../dist/main.js');
 
@@ -26,20 +27,40 @@ interface Ended {
   stderr: string;
 }
 
-/** Runs the command as people do, as a process of its own, with the role of the API unless told otherwise. */
-function outbox(args: string[], env: Record<string, string> = {}): Promise<Ended> {
-  const settings = {
+/** Runs the command with the role of the API unless told otherwise, and gives what it wrote. */
+async function outbox(args: string[], env: Record<string, string> = {}): Promise<Ended> {
+  const written = { stdout: '', stderr: '' };
+  const spies = (['stdout', 'stderr'] as const).map((stream) =>
+    jest.spyOn(process[stream], 'write').mockImplementation((text) => {
+      written[stream] += String(text);
+      return true;
+    }),
+  );
+  try {
+    return { code: await run(args, settings(env)), ...written };
+  } finally {
+    for (const spy of spies) spy.mockRestore();
+    process.exitCode = undefined;
+  }
+}
+
+/** The same as people run it: as a process of its own. */
+function outboxProcess(args: string[]): Promise<Ended> {
+  return new Promise((resolve) => {
+    const child = execFile(process.execPath, [MAIN, ...args], { env: settings() }, (_error, stdout, stderr) =>
+      resolve({ code: child.exitCode ?? -1, stdout, stderr }),
+    );
+  });
+}
+
+function settings(env: Record<string, string> = {}): Record<string, string | undefined> {
+  return {
     PATH: process.env.PATH,
     DATABASE_URL: database.url,
     DATABASE_ROLE: 'outbox_api',
     OUTBOX_INSTANCE: 'test',
     ...env,
   };
-  return new Promise((resolve) => {
-    const child = execFile(process.execPath, [MAIN, ...args], { env: settings }, (_error, stdout, stderr) =>
-      resolve({ code: child.exitCode ?? -1, stdout, stderr }),
-    );
-  });
 }
 
 async function outboxJson(args: string[], env: Record<string, string> = {}): Promise<unknown> {
@@ -90,6 +111,12 @@ const oneLine = (text: string | RegExp) =>
   expect.stringMatching(
     new RegExp(`^outbox: [^\\n]*${text instanceof RegExp ? text.source : text}[^\\n]*\\n$`),
   ) as string;
+
+test('the command says what it has done, or why it has not, and ends with 0, 1 or 2', async () => {
+  expect(await outboxProcess(['jobs'])).toEqual({ code: 0, stdout: 'No such job.\n', stderr: '' });
+  expect(await outboxProcess(['cancel', '77'])).toEqual({ code: 1, stdout: '', stderr: oneLine('77') });
+  expect(await outboxProcess(['jobs', '--no-such-option'])).toMatchObject({ code: 2, stdout: '' });
+});
 
 describe('jobs', () => {
   test('lists them as a table, newest first, with phone numbers masked', async () => {
