@@ -99,7 +99,7 @@ export async function setStage({ history, plan, over, cleanups }: StageOptions):
   const services = await startServices({ postgres, redis, sms, history, cleanups });
   const api = services.find(({ role }) => role === 'api');
   const business = new Business({
-    pool: openPool(postgres.url, 50, cleanups),
+    pool: openPool(postgres.url, BUSINESS_CONNECTIONS, cleanups),
     apiUrl: new URL('/', api?.supervisor.spec.readyUrl).origin,
     serviceKey: SERVICE_KEY,
     plan,
@@ -210,6 +210,9 @@ function envOf(role: Role, { port, databaseUrl, redisUrl, smsUrl }: Addresses): 
 }
 
 /** Its connections are never closed for idling: what is measured with it is a write, not a login. */
+/** As an application of this size has on so small a machine; each has to plan anew after every restart of Postgres. */
+const BUSINESS_CONNECTIONS = 15;
+
 function openPool(url: string, max: number, cleanups: Cleanup[]): Pool {
   const pool = createPool({ url, applicationName: 'chaos', max, onError: () => undefined });
   cleanups.push(() => pool.end());

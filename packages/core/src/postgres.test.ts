@@ -108,6 +108,21 @@ describe('createPool', () => {
     expect(await one(pool, asked)).toEqual({ role: 'outbox_worker', name: 'outbox worker', idle: '30s' });
   });
 
+  test('a session that hangs in a transaction longer than it may frees its rows, and its work is worth repeating', async () => {
+    const [hanging, other] = [setup({ idleInTransactionMs: 50 }), setup()];
+    await other.query('create table wanted (id int)');
+    await other.query('insert into wanted values (1)');
+    const error = await failureOf(
+      withTransaction(hanging, async (client) => {
+        await client.query('update wanted set id = 2');
+        expect(await one(other, 'update wanted set id = 3 returning id')).toEqual({ id: 3 });
+        await client.query('select 1');
+      }),
+    );
+    expect(isConnectionError(error)).toBe(true);
+    expect(await one(other, 'select id from wanted')).toEqual({ id: 3 });
+  });
+
   test('its plans read and sort whole tables only when they may', async () => {
     const asked = `
       select current_user as role, current_setting('enable_seqscan') as all, current_setting('enable_bitmapscan') as many`;

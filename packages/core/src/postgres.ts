@@ -36,6 +36,11 @@ export interface PoolOptions {
    */
   queryTimeoutMs?: number;
   /**
+   * A session that does nothing inside a transaction for this long is ended by the server, and loses its locks: behind a
+   * half-open connection nobody else would end it. Its next statement is a connection error. Default 30 s.
+   */
+  idleInTransactionMs?: number;
+  /**
    * True: plans follow an index where there is one. For statements that always want a few rows in the order of an index, of
    * tables that grow and empty within seconds: statistics lag behind, and a plan made from them reads and sorts everything
    * for each batch. Default false.
@@ -49,12 +54,12 @@ const KEEPALIVE_MS = 10 * SECOND;
 
 const QUERY_TIMEOUT_MS = 30 * SECOND;
 
-/** A session of ours that hangs inside a transaction loses its locks after this time. */
 const IDLE_IN_TRANSACTION_MS = 30 * SECOND;
 
 /** A pool whose sessions cannot hold locks for ever and notice a dead peer. Nothing connects before the first query. */
 export function createPool(options: PoolOptions): Pool {
-  const { url, applicationName, max, lockTimeoutMs, queryTimeoutMs = QUERY_TIMEOUT_MS, onError } = options;
+  const { url, applicationName, max, lockTimeoutMs, onError } = options;
+  const { queryTimeoutMs = QUERY_TIMEOUT_MS, idleInTransactionMs = IDLE_IN_TRANSACTION_MS } = options;
   const settings = sessionSettings(options);
   const pool = new pg.Pool({
     connectionString: url,
@@ -64,7 +69,7 @@ export function createPool(options: PoolOptions): Pool {
     keepAliveInitialDelayMillis: KEEPALIVE_MS,
     connectionTimeoutMillis: 5 * SECOND,
     query_timeout: queryTimeoutMs,
-    idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
+    idle_in_transaction_session_timeout: idleInTransactionMs,
     ...(lockTimeoutMs === undefined ? {} : { lock_timeout: lockTimeoutMs }),
     ...(settings === '' ? {} : { options: settings }),
   });
@@ -131,10 +136,10 @@ export function codeOf(error: unknown): string {
 }
 
 /**
- * Node's network errors, and of SQLSTATE: 08 connection, 25006 a primary that became a standby, 53 out of resources (disk,
- * memory, connections), 57 an operator (restart, cancel), 58 the system under the server.
+ * Node's network errors, and of SQLSTATE: 08 connection, 25006 a primary that became a standby, 25P03 a session ended because it
+ * hung in a transaction, 53 out of resources (disk, memory, connections), 57 an operator (restart, cancel), 58 the system under the server.
  */
-const AWAY_CODES = /^(ECONN|ENOTFOUND|EAI_AGAIN|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|08|25006|53|57|58)/;
+const AWAY_CODES = /^(ECONN|ENOTFOUND|EAI_AGAIN|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|08|25006|25P03|53|57|58)/;
 
 /** What `pg` says without a code. */
 const AWAY_MESSAGES =

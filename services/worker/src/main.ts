@@ -33,6 +33,12 @@ const MAX_BATCH = 200;
 /** A business transaction may hold a row for as long as it likes; our statements then give way and come back. */
 const LOCK_TIMEOUT_MS = 2 * SECOND;
 
+/**
+ * What a job writes when it ends locks rows of the business, and no business write is to wait for a worker whose connection
+ * hangs. A transaction of ours only sends statements, so a second of silence means that nobody is there any more.
+ */
+const IDLE_IN_TRANSACTION_MS = 1 * SECOND;
+
 await runService({
   name: 'worker',
   loadSettings: () => loadConfig(workerSettings, process.env),
@@ -46,6 +52,7 @@ await runService({
       applicationName: 'outbox worker',
       max: 4,
       lockTimeoutMs: LOCK_TIMEOUT_MS,
+      idleInTransactionMs: IDLE_IN_TRANSACTION_MS,
       onError,
     });
     const leasePool = createPool({
