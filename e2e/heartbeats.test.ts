@@ -1,4 +1,4 @@
-import { createTestDatabase, createTestPrefix, startService, type ServiceName } from '@outbox/testing';
+import { createTestDatabase, createTestPrefix, startService, waitFor, type ServiceName } from '@outbox/testing';
 
 const KINDS: ServiceName[] = ['api', 'bridge', 'worker'];
 
@@ -27,8 +27,12 @@ it('each process is in outbox.services while it runs; one that stops leaves, one
 
   for (const stopped of [true, false]) {
     const services = await Promise.all(KINDS.map(start));
-    const rows = await present();
-    expect(rows.map(({ service }) => service)).toEqual(KINDS);
+    // A service answers that it is ready a moment before it gives its first sign of life.
+    const rows = await waitFor(async () => {
+      const there = await present();
+      expect(there.map(({ service }) => service)).toEqual(KINDS);
+      return there;
+    });
     expect(rows.map(({ id }) => Number(id.split(':').at(-2)))).toEqual(services.map(({ pid }) => pid));
     await Promise.all(services.map((service) => service.kill(stopped ? 'SIGTERM' : 'SIGKILL')));
     expect(await present()).toEqual(stopped ? [] : rows);
