@@ -152,56 +152,73 @@ begin
   return until;
 end $$;
 
--- The attempts that a streak has cost before its breaker opened: of the tenant, and of all tenants when the breaker of the
--- whole provider is open. Jobs that ended meanwhile keep theirs, and so does one that somebody else has locked right now.
+-- Takes back the attempts that a streak has cost before its breaker opened: of the tenant, and of all tenants when the
+-- breaker of the whole provider is open. Those that cannot be taken back yet are kept by the breaker that is open.
 create or replace function outbox.give_attempts_back(provider text, tenant text) returns void
-language sql security definer set search_path = pg_catalog, pg_temp
-begin atomic
-  with streaks as (
-    select b.provider, b.tenant, b.failed_jobs
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  is_whole boolean := exists (
+    select from outbox.breakers w
+    where w.provider = give_attempts_back.provider and w.tenant = '' and w.state <> 'closed'
+  );
+  holder text := case when is_whole then '' else coalesce(give_attempts_back.tenant, '') end;
+  spent bigint[] := '{}';
+  streak outbox.breakers;
+begin
+  for streak in
+    select b.*
     from outbox.breakers b
-    where b.provider = give_attempts_back.provider
-      and b.failed_jobs <> '{}'
-      and (
-        b.tenant = coalesce(give_attempts_back.tenant, '')
-        or exists (
-          select from outbox.breakers w
-          where w.provider = give_attempts_back.provider and w.tenant = '' and w.state <> 'closed'
-        )
-      )
+    where b.provider = give_attempts_back.provider and b.failed_jobs <> '{}' and (is_whole or b.tenant = holder)
     order by b.tenant
     for update
-  ),
-  forgotten as (
-    update outbox.breakers b
-    set failed_jobs = '{}'
-    from streaks s
-    where b.provider = s.provider and b.tenant = s.tenant
-  ),
-  spent as (
-    select f.id, count(*)::int as attempts from streaks s cross join lateral unnest(s.failed_jobs) as f (id) group by f.id
+  loop
+    spent := spent || streak.failed_jobs;
+    update outbox.breakers b set failed_jobs = '{}' where b.provider = streak.provider and b.tenant = streak.tenant;
+  end loop;
+  if spent = '{}' then return; end if;
+  update outbox.breakers b
+  set failed_jobs = outbox.take_attempts_off(spent)
+  where b.provider = give_attempts_back.provider and b.tenant = holder;
+end $$;
+
+-- One attempt less for each time a job is named. Returns those that have to wait: somebody has them locked right now, or
+-- their run has failed but is not written down yet, as when several fail in the same instant. A run that is active has
+-- one attempt at least, which is taken off when it is interrupted or handed back. Jobs that have ended keep theirs.
+create or replace function outbox.take_attempts_off(job_ids bigint[]) returns bigint[]
+language sql security definer set search_path = pg_catalog, pg_temp
+begin atomic
+  with spent as (
+    select n.id, count(*)::int as attempts from unnest(take_attempts_off.job_ids) as n (id) group by n.id
   ),
   open as (
     select j.id, s.attempts
     from outbox.jobs j
     join spent s on s.id = j.id
-    where j.finished_at is null
+    where j.finished_at is null and j.attempt - s.attempts >= (j.state = 'active')::int
     order by j.id
     for no key update of j skip locked
+  ),
+  given as (
+    update outbox.jobs j set attempt = j.attempt - o.attempts from open o where j.id = o.id returning j.id
   )
-  update outbox.jobs j
-  set attempt = greatest(j.attempt - o.attempts, (j.state = 'active')::int)
-  from open o
-  where j.id = o.id;
+  select coalesce(array_agg(n.id), '{}')
+  from unnest(take_attempts_off.job_ids) as n (id)
+  join outbox.jobs j on j.id = n.id
+  where j.finished_at is null and n.id not in (select g.id from given g);
 end;
 
 -- Providers have answered runs of these tenants (null: it knows one only): their streaks are over, and breakers whose probe
--- was under way close. One that is open waits for its probe: this answer may be to a question from before.
+-- was under way close; what they still have to give back is given back. One that is open waits for its probe: this answer
+-- may be to a question from before.
 create or replace function outbox.note_provider_answers(providers text[], tenants text[]) returns void
-language sql security definer set search_path = pg_catalog, pg_temp
-begin atomic
-  with answered as (
-    select b.provider, b.tenant
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  gate outbox.breakers;
+begin
+  for gate in
+    select b.*
     from outbox.breakers b
     where b.state <> 'open'
       and (b.state = 'half_open' or b.consecutive_failures > 0)
@@ -211,13 +228,14 @@ begin atomic
       )
     order by b.provider, b.tenant
     for update
-  )
-  update outbox.breakers b
-  set state = 'closed', consecutive_failures = 0, failed_jobs = '{}', failed_tenants = '{}', opened_at = null,
-      probe_at = null, probe_job = null, updated_at = clock_timestamp()
-  from answered a
-  where b.provider = a.provider and b.tenant = a.tenant;
-end;
+  loop
+    if gate.state = 'half_open' then perform outbox.take_attempts_off(gate.failed_jobs); end if;
+    update outbox.breakers b
+    set state = 'closed', consecutive_failures = 0, failed_jobs = '{}', failed_tenants = '{}', opened_at = null,
+        probe_at = null, probe_job = null, updated_at = clock_timestamp()
+    where b.provider = gate.provider and b.tenant = gate.tenant;
+  end loop;
+end $$;
 
 -- The probing run ended without calling anybody: the next one probes, at once.
 create or replace function outbox.release_probe(job_id bigint) returns void

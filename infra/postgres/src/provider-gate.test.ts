@@ -94,6 +94,24 @@ describe('a breaker', () => {
     expect(await attemptOf(job)).toBe(1);
   });
 
+  it('gives an attempt back later when its run has failed and is not written down yet', async () => {
+    const provider = await addProvider();
+    const jobs = [await provider.addJob('claim'), await provider.addJob('claim'), await provider.addJob('claim')];
+    for (const job of jobs) await provider.fail(job);
+    expect(await Promise.all(jobs.map(attemptOf))).toEqual([1, 1, 1]);
+    await rows.change(jobs[0] as string, 'retry');
+    expect(await provider.fail(jobs[2] as string)).toBe(true);
+    expect(await Promise.all(jobs.map(attemptOf))).toEqual([0, 1, 1]);
+
+    await rows.change(jobs[1] as string, 'retry');
+    await provider.goBy(61);
+    expect(await provider.pass(jobs[1] as string)).toMatchObject({ probing: true });
+    await provider.answer();
+    expect(await Promise.all(jobs.map(attemptOf))).toEqual([0, 0, 1]);
+    await provider.answer();
+    expect(await Promise.all(jobs.map(attemptOf))).toEqual([0, 0, 1]);
+  });
+
   it('stays closed when an answer comes in between', async () => {
     const provider = await addProvider();
     const job = await provider.addJob('claim', 'retry');
