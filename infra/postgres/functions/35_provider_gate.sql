@@ -9,8 +9,8 @@
 --      └───────────────────────────────── the provider answered ────────────────────────┘
 --
 -- What counts is how a run ends: it found the provider unavailable, or the provider answered it (a refusal is an answer, 429
--- too). The breaker of the whole provider opens only when its streak has two tenants in it, where there are tenants: else
--- one broken account would stop all.
+-- too). Where there are tenants, the breaker of the whole provider counts tenants instead of failures, each once, and none
+-- whose own breaker is open already: a few broken accounts, however often they are tried, do not stop the others.
 --
 -- Rows are locked in order of (provider, tenant), '' first, so that two runs that end at the same time take turns.
 
@@ -46,7 +46,7 @@ begin
   loop
     if gate.state <> 'closed' then
       away := away + 1;
-      if gate.probe_at > moment and gate.probe_job is distinct from pass_gate.job_id then
+      if outbox.probe_from(gate, pass_gate.tenant) > moment and gate.probe_job is distinct from pass_gate.job_id then
         blocked_until := greatest(blocked_until, outbox.blocked_until(gate, moment) + random() * interval '2 s');
         reason := 'breaker_open';
       end if;
@@ -67,7 +67,7 @@ begin
     where d.provider = pass_gate.provider
       and d.tenant in ('', pass_gate.tenant)
       and d.state <> 'closed'
-      and (d.probe_at <= moment or d.probe_job = pass_gate.job_id)
+      and (outbox.probe_from(d, pass_gate.tenant) <= moment or d.probe_job = pass_gate.job_id)
     order by d.tenant
     for update skip locked
   ) due
@@ -80,6 +80,12 @@ begin
     probing := true;
   end if;
 end $$;
+
+-- From when on a job of this tenant may probe. Tenants that have failed themselves come a little later: an account that is
+-- broken would find the whole provider away for ever.
+create or replace function outbox.probe_from(breaker outbox.breakers, tenant text) returns timestamptz
+language sql immutable set search_path = pg_catalog, pg_temp
+return breaker.probe_at + case when tenant = any (breaker.failed_tenants) then interval '10 s' else interval '0' end;
 
 -- Until when a breaker that is not closed keeps others away. Of a probe under way one hears soon.
 create or replace function outbox.blocked_until(breaker outbox.breakers, moment timestamptz) returns timestamptz
@@ -121,15 +127,24 @@ begin
           or note_provider_failure.tenant = any (b.failed_tenants) then b.failed_tenants
         else b.failed_tenants || note_provider_failure.tenant
       end
-  where b.provider = note_provider_failure.provider and b.tenant in ('', note_provider_failure.tenant);
+  where b.provider = note_provider_failure.provider
+    and (
+      b.tenant = note_provider_failure.tenant
+      or b.tenant = '' and (b.state <> 'closed' or note_provider_failure.tenant is null or not exists (
+        select from outbox.breakers t
+        where t.provider = b.provider and t.tenant = note_provider_failure.tenant and t.state <> 'closed'
+      ))
+    );
 
   update outbox.breakers b
   set state = 'open', opened_at = moment, probe_at = moment + limits.probe_after
   where b.provider = note_provider_failure.provider
     and b.tenant in ('', note_provider_failure.tenant)
     and b.state = 'closed'
-    and b.consecutive_failures >= limits.breaker_threshold
-    and (b.tenant <> '' or note_provider_failure.tenant is null or cardinality(b.failed_tenants) > 1);
+    and limits.breaker_threshold <= case
+      when b.tenant <> '' or note_provider_failure.tenant is null then b.consecutive_failures
+      else cardinality(b.failed_tenants)
+    end;
 
   update outbox.breakers b
   set state = 'open', probe_job = null,

@@ -234,6 +234,35 @@ describe('with tenants', () => {
     expect(await provider.breaker()).toMatchObject({ state: 'closed' });
   });
 
+  it('a few broken ones, however often they fail in a row, do not stop the others', async () => {
+    const provider = await addProvider();
+    for (let round = 1; round <= 5; round += 1) {
+      for (const tenant of ['ada', 'ben']) await provider.fail(await provider.addJob(), tenant);
+    }
+    await provider.answer('cyd');
+    await provider.goBy(61);
+    // Both are away for themselves by now, and their probes say nothing about Google or whoever it is.
+    for (const tenant of ['ada', 'ben', 'dan', 'eve']) {
+      const job = await provider.addJob();
+      await provider.pass(job, tenant);
+      await provider.fail(job, tenant);
+    }
+    expect(await provider.breaker()).toMatchObject({ state: 'closed', failures: 2 });
+    expect(await provider.pass(await provider.addJob(), 'cyd')).toMatchObject({ passes: true, probing: false });
+  });
+
+  it('those that have failed probe after the others', async () => {
+    const provider = await addProvider({ threshold: 2 });
+    for (const tenant of ['ada', 'ben']) await provider.fail(await provider.addJob(), tenant);
+    await provider.goBy(62);
+    const [failed, other] = [await provider.addJob(), await provider.addJob()];
+    expect(await provider.pass(failed, 'ada')).toMatchObject({ passes: false, reason: 'breaker_open' });
+    expect(await provider.pass(other, 'cyd')).toMatchObject({ passes: true, probing: true });
+    await provider.fail(other, 'cyd');
+    await provider.goBy(71);
+    expect(await provider.pass(failed, 'ada')).toMatchObject({ passes: true, probing: true });
+  });
+
   it('failures of several in a row stop all, and every one gets its attempts back', async () => {
     const provider = await addProvider();
     const jobs = [await provider.addJob('claim', 'retry'), await provider.addJob('claim', 'retry')];
@@ -251,7 +280,7 @@ describe('with tenants', () => {
     await provider.fail(await provider.addJob('claim'), 'ada');
     await provider.fail(await provider.addJob('claim'), 'ada');
     expect(await attemptOf(job)).toBe(2);
-    await provider.fail(await provider.addJob('claim'), 'ben');
+    for (const tenant of ['ben', 'cyd']) await provider.fail(await provider.addJob('claim'), tenant);
     expect(await provider.breaker()).toMatchObject({ state: 'open' });
     expect(await attemptOf(job)).toBe(2);
   });
@@ -260,7 +289,7 @@ describe('with tenants', () => {
     const provider = await addProvider({ threshold: 2 });
     const job = await provider.addJob();
     for (const tenant of ['ada', 'ada', 'ben']) await provider.fail(job, tenant);
-    await provider.goBy(61);
+    await provider.goBy(71);
     expect(await provider.pass(job, 'ada')).toMatchObject({ passes: true, probing: true });
     expect(await provider.pass(await provider.addJob(), 'ben')).toMatchObject({ passes: false });
     await provider.answer('ada');
