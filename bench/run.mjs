@@ -12,7 +12,7 @@ const root = join(bench, '..');
 const { dependencies } = JSON.parse(readFileSync(join(bench, 'package.json'), 'utf8'));
 if (Object.keys(dependencies).some((name) => !existsSync(join(bench, 'node_modules', name)))) {
   const npm = process.env.npm_execpath ? [process.execPath, process.env.npm_execpath] : ['npm'];
-  run([...npm, 'install', '--no-audit', '--no-fund'], bench);
+  run([...npm, 'ci'], bench);
 }
 run([process.execPath, 'node_modules/typescript/bin/tsc', '-b', 'tsconfig.build.json', 'bench'], root);
 await import('./dist/main.js');

@@ -23,6 +23,7 @@ export interface StageOptions {
 
 /** Private servers, a migrated database, and services as processes of their own. */
 export interface Stage {
+  readonly databaseUrl: string;
   readonly pool: Pool;
   readonly redis: Redis;
   /** For looking at BullMQ as the services see it. */
@@ -85,7 +86,7 @@ async function build({ fsync }: StageOptions, cleanups: (() => Promise<unknown>)
     cleanups.push(() => service.kill('SIGKILL'));
     return service;
   };
-  return { pool, redis, backend, servers: await describeServers(pool, redis), start };
+  return { databaseUrl: postgres.url, pool, redis, backend, servers: await describeServers(pool, redis), start };
 }
 
 async function describeServers(pool: Pool, redis: Redis): Promise<Record<string, string>> {
