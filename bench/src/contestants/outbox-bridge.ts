@@ -11,7 +11,6 @@ const WORK = /* sql */ `
     name => 'bench.work',
     table_name => 'public.work',
     job_name => '${pauseCheck.name}',
-    key => 'row.id::text',
     payload => $$jsonb_build_object('autoSyncId', row.id)$$,
     delay => $$interval '0'$$,
     events => '{insert}'

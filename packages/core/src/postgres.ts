@@ -7,7 +7,17 @@ export type PoolClient = pg.PoolClient;
 
 /** Anything a statement can be sent to: a pool, a client, or the transaction of a job. */
 export interface Queryable {
-  query<Row extends pg.QueryResultRow>(text: string, values?: unknown[]): Promise<pg.QueryResult<Row>>;
+  query<Row extends pg.QueryResultRow>(
+    statement: string | PreparedStatement,
+    values?: unknown[],
+  ): Promise<pg.QueryResult<Row>>;
+}
+
+/** A connection parses it once, and PostgreSQL may keep its plan: for statements that are sent many times a second. */
+export interface PreparedStatement {
+  /** Unique in the process. */
+  readonly name: string;
+  readonly text: string;
 }
 
 /** SQLSTATEs this product reacts to. */

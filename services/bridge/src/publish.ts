@@ -1,4 +1,4 @@
-import { reached, withTransaction, type Pool, type PoolClient } from '@outbox/core';
+import { reached, withTransaction, type Pool, type PoolClient, type PreparedStatement } from '@outbox/core';
 import { findDefinition } from '@outbox/jobs';
 import type { Queue } from 'bullmq';
 import { addJobs, type BulkJob, type Refused } from './add-jobs.ts';
@@ -23,7 +23,9 @@ interface ReadyRow {
   nowMs: number;
 }
 
-const PICK_READY = /* sql */ `
+const PICK_READY: PreparedStatement = {
+  name: 'pick_ready',
+  text: /* sql */ `
   with picked as (
     select r.job_id, r.generation
     from outbox.ready r
@@ -40,9 +42,12 @@ const PICK_READY = /* sql */ `
   from picked p
   left join outbox.jobs j on j.id = p.job_id
   left join outbox.queues q on q.name = j.queue
-  order by j.priority desc, j.scheduled_at, p.job_id`;
+  order by j.priority desc, j.scheduled_at, p.job_id`,
+};
 
-const MARK_PUBLISHED = /* sql */ `
+const MARK_PUBLISHED: PreparedStatement = {
+  name: 'mark_published',
+  text: /* sql */ `
   with held as (
     select j.id, p.epoch
     from unnest($1::bigint[], $2::int[], $3::bigint[]) as p (id, generation, epoch)
@@ -54,16 +59,20 @@ const MARK_PUBLISHED = /* sql */ `
   update outbox.jobs j
   set state = 'published', published_at = clock_timestamp(), published_epoch = h.epoch
   from held h
-  where j.id = h.id`;
+  where j.id = h.id`,
+};
 
-const REMOVE_SETTLED = /* sql */ `
+const REMOVE_SETTLED: PreparedStatement = {
+  name: 'remove_settled',
+  text: /* sql */ `
   delete from outbox.ready r
   using unnest($1::bigint[], $2::int[]) as p (id, generation)
   where r.job_id = p.id
     and r.generation = p.generation
     and not exists (
       select from outbox.jobs j where j.id = r.job_id and j.generation = r.generation and j.state = 'pending'
-    )`;
+    )`,
+};
 
 /** A row that was cancelled between pick and mark was taken out of BullMQ before it was added: take it out again. */
 const REMOVE_CANCELLED = /* sql */ `
@@ -103,8 +112,13 @@ const PUT_OFF = /* sql */ `
   from unnest($1::bigint[], $2::int[]) as p (id, generation)
   where r.job_id = p.id and r.generation = p.generation`;
 
-/** BullMQ keeps what is finished this long; the history is in Postgres. Age in seconds. */
+/**
+ * BullMQ keeps what is finished this long, for people who look at the board; the history is in Postgres. Age in seconds. Of
+ * what completes, only the first few of each batch: keeping a job and letting go of an older one costs Redis as much as
+ * running it, and under load a sample shows as much.
+ */
 const KEEP_COMPLETED = { age: 60 * 60, count: 1_000 };
+const KEPT_OF_A_BATCH = 10;
 const KEEP_FAILED = { age: 24 * 60 * 60, count: 1_000 };
 
 /** The row decides how often a job is attempted; BullMQ must never give up before it. */
@@ -179,7 +193,7 @@ async function addToQueues(rows: ReadyRow[], queueOf: (name: string) => Queue): 
  * BullMQ adds the delay to its caller's clock unless told the time: both are the database's here, so the clock of the
  * bridge does not matter. A due time between two milliseconds rounds up: never early.
  */
-function toBulkJob(row: ReadyRow): BulkJob<ReadyRow> {
+function toBulkJob(row: ReadyRow, place: number): BulkJob<ReadyRow> {
   const timestamp = Math.floor(row.nowMs);
   return {
     row,
@@ -192,7 +206,7 @@ function toBulkJob(row: ReadyRow): BulkJob<ReadyRow> {
       priority: toBullPriority(row.priority, findDefinition(row.name)?.prioritized ?? false),
       attempts: GENEROUS_ATTEMPTS,
       backoff: { type: 'row' },
-      removeOnComplete: KEEP_COMPLETED,
+      removeOnComplete: place < KEPT_OF_A_BATCH ? KEEP_COMPLETED : true,
       removeOnFail: KEEP_FAILED,
     },
   };

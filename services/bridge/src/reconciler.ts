@@ -24,6 +24,7 @@ export interface ReconcilerOptions {
   log: Logger;
 }
 
+const FIND_STRAGGLERS_EVERY_MS = 2 * SECOND;
 const CHECK_OVERDUE_EVERY_MS = 5 * SECOND;
 const FOLLOW_EVERY_MS = SECOND / 2;
 const STEP_EVERY_MS = 1 * SECOND;
@@ -43,6 +44,7 @@ export class Reconciler {
   /** After a change of epoch, and after our own start, until a look after the window finds no row of an older one. */
   #looksForStragglers = false;
   #stragglersUntil = 0;
+  #stragglersAt = 0;
 
   constructor(options: ReconcilerOptions) {
     this.#options = options;
@@ -77,7 +79,8 @@ export class Reconciler {
     for (const queue of queues) {
       if (await followEpoch(this.#options, queue, this.#seen)) this.#lookForStragglers();
     }
-    if (!this.#looksForStragglers) return;
+    if (!this.#looksForStragglers || performance.now() < this.#stragglersAt) return;
+    this.#stragglersAt = performance.now() + FIND_STRAGGLERS_EVERY_MS;
     // Asked before the look: however long this process was suspended, one look comes after the window.
     const isLast = performance.now() > this.#stragglersUntil;
     const { found, returned } = await takeBackOlder(pool, queues);
@@ -86,8 +89,10 @@ export class Reconciler {
     await this.#note('epoch', returned);
   }
 
+  /** At once, and then again and again: each look walks over everything that is published. */
   #lookForStragglers(): void {
     this.#looksForStragglers = true;
+    this.#stragglersAt = 0;
     this.#stragglersUntil = performance.now() + STRAGGLERS_FOR_MS;
   }
 

@@ -1,4 +1,4 @@
-import { microBatch, reached, type Pool } from '@outbox/core';
+import { microBatch, reached, type Pool, type PreparedStatement } from '@outbox/core';
 import type { RestoreWatch } from './restore-watch.ts';
 
 /** A row this process may run, as the claim left it. */
@@ -81,7 +81,9 @@ const MAX_INTERRUPTIONS = 10;
  *
  * A crash after the commit leaves an active row with a lease that runs out: the redelivery claims it again.
  */
-const CLAIM = /* sql */ `
+const CLAIM: PreparedStatement = {
+  name: 'claim',
+  text: /* sql */ `
   with delivered as (
     select d.id, d.generation from unnest($1::bigint[], $2::int[]) as d (id, generation)
   ),
@@ -188,7 +190,8 @@ const CLAIM = /* sql */ `
   left join outbox.jobs j on j.id = d.id
   left join outbox.queues q on q.name = j.queue
   cross join outbox.meta m
-  left join outbox.job_types t on t.name = c.name`;
+  left join outbox.job_types t on t.name = c.name`,
+};
 
 /** One row of the answer; `state`, `generation` and the times of the row as it was before the claim. */
 interface ClaimRow extends Omit<ClaimedJob, 'run' | 'generation'> {

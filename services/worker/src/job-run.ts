@@ -40,7 +40,8 @@ export interface JobRunOptions {
   pool: Pool;
   signal: AbortSignal;
   calls: ProviderCalls;
-  log: Logger;
+  /** Its logger is made at the first use. */
+  log: { readonly logger: Logger };
 }
 
 /**
@@ -53,7 +54,6 @@ export class JobRun implements JobContext {
   readonly maxAttempts: number;
   readonly lateMs: number;
   readonly signal: AbortSignal;
-  readonly log: Logger;
   readonly db: Queryable;
   /** How `complete` ended the row, once it has. */
   completed: { ending: Ending; result: FinishResult } | undefined;
@@ -62,6 +62,7 @@ export class JobRun implements JobContext {
   readonly #effects: EffectLedger;
   readonly #progress: Progress;
   readonly #calls: ProviderCalls;
+  readonly #log: JobRunOptions['log'];
   #completing = false;
 
   constructor(job: ClaimedJob, options: JobRunOptions) {
@@ -70,13 +71,17 @@ export class JobRun implements JobContext {
     this.maxAttempts = job.maxAttempts;
     this.lateMs = job.lateMs;
     this.signal = options.signal;
-    this.log = options.log;
+    this.#log = options.log;
     this.#job = job;
     this.#pool = options.pool;
     this.#calls = options.calls;
     this.#effects = new EffectLedger(repeating(options.pool), job, { signal: options.signal, calls: options.calls });
     this.#progress = new Progress(options.pool, job, options);
     this.db = repeating(options.pool, options.signal);
+  }
+
+  get log(): Logger {
+    return this.#log.logger;
   }
 
   progress: JobContext['progress'] = (value) => this.#progress.report(value);

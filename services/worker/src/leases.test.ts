@@ -25,7 +25,7 @@ const read = ({ id }: ClaimedJob) => readRow(bundle.pool, id);
 /** Leases that are kept for jobs, and the reasons for which they were aborted. */
 function keepAll(jobs: ClaimedJob[], { leaseMs = LEASE_MS, pool = bundle.pool } = {}) {
   const { log, lines } = captureLogs();
-  const leases = new Leases({ pool, leaseMs, log });
+  const leases = new Leases({ pool, leaseMs, handBack: new AbortController().signal, log });
   const aborted = new Map<string, Error>();
   const releases = jobs.map((job) => leases.keep(job, (reason) => aborted.set(job.id, reason)));
   return { leases, aborted, releases, lines };

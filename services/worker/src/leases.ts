@@ -43,6 +43,14 @@ interface Running {
   abort: (reason: Error) => void;
 }
 
+export interface LeasesOptions {
+  pool: Pool;
+  leaseMs: number;
+  /** Aborts when the process stops and its patience is over: every running job is aborted with its reason. */
+  handBack: AbortSignal;
+  log: Logger;
+}
+
 /**
  * Keeps the leases of all running jobs, in one statement on its own connection, and brings back what others decided: a
  * job whose row another run took over is aborted with `LeaseLostError`, one that was cancelled with `JobCancelledError`.
@@ -58,10 +66,13 @@ export class Leases {
   #checking: Promise<void> | undefined;
   #renewing: Promise<void> | undefined;
 
-  constructor(options: { pool: Pool; leaseMs: number; log: Logger }) {
+  constructor(options: LeasesOptions) {
     this.#pool = options.pool;
     this.#leaseMs = options.leaseMs;
     this.#log = options.log;
+    options.handBack.addEventListener('abort', () => {
+      for (const { abort } of this.#running) abort(options.handBack.reason as Error);
+    });
   }
 
   start(): void {

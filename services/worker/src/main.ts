@@ -1,4 +1,3 @@
-import { setMaxListeners } from 'node:events';
 import {
   assertInstallation,
   assertPostgresReachable,
@@ -71,9 +70,8 @@ await runService({
     const backend = await connectQueueBackend(settings, (err) => log.warn({ err }, 'queue backend error'));
     const restores = new RestoreWatch({ db: pool, backend, log });
     await restores.start();
-    const leases = new Leases({ pool: leasePool, leaseMs, log });
     const handBack = new AbortController();
-    setMaxListeners(0, handBack.signal); // one per running job
+    const leases = new Leases({ pool: leasePool, leaseMs, handBack: handBack.signal, log });
     const workerId = createProcessId();
     const runner: JobRunner<ReturnType<typeof createHandlerDependencies>> = {
       pool,

@@ -22,7 +22,7 @@ async function setup() {
       return pool.query(text, values);
     },
   };
-  const progress = new Progress(noting, job, { signal: abort.signal, log: captureLogs().log });
+  const progress = new Progress(noting, job, { signal: abort.signal, log: { logger: captureLogs().log } });
   const inRow = async () => {
     const { rows } = await pool.query<{ progress: unknown }>('select progress from outbox.jobs where id = $1', [
       job.id,
@@ -86,7 +86,7 @@ test('what cannot be kept as JSON, or not be written now, fails nothing and wait
   });
   const { log, lines } = captureLogs();
   const ended = new AbortController();
-  const alone = new Progress(away, job, { signal: ended.signal, log });
+  const alone = new Progress(away, job, { signal: ended.signal, log: { logger: log } });
   alone.report('kept for the end');
   await waitFor(() => expect(lines).toContainEqual(expect.objectContaining({ msg: 'progress not written' })));
   expect(alone.unwritten).toBe('kept for the end');

@@ -18,6 +18,12 @@ const WRITE = /* sql */ `
   from held h
   where j.id = h.id`;
 
+export interface ProgressOptions {
+  signal: AbortSignal;
+  /** Its logger is made at the first use. */
+  log: { readonly logger: Logger };
+}
+
 /**
  * How far one run is. The first value is written at once, later ones a second after the write before, each time the
  * newest. What is not written yet when the run ends goes into the statement that ends it.
@@ -26,17 +32,16 @@ export class Progress {
   readonly #db: Queryable;
   readonly #job: ClaimedJob;
   readonly #signal: AbortSignal;
-  readonly #log: Logger;
+  readonly #log: ProgressOptions['log'];
   #unwritten: { value: unknown } | undefined;
   #timer: NodeJS.Timeout | undefined;
   #writing = false;
 
-  constructor(db: Queryable, job: ClaimedJob, { signal, log }: { signal: AbortSignal; log: Logger }) {
+  constructor(db: Queryable, job: ClaimedJob, { signal, log }: ProgressOptions) {
     this.#db = db;
     this.#job = job;
     this.#signal = signal;
     this.#log = log;
-    signal.addEventListener('abort', () => clearTimeout(this.#timer), { once: true });
   }
 
   get unwritten(): unknown {
@@ -58,10 +63,10 @@ export class Progress {
       const { rowCount } = await this.#db.query(WRITE, [this.#job.id, this.#job.run, toJson(written.value)]);
       if (rowCount === 1 && this.#unwritten === written) this.#unwritten = undefined;
     } catch (err) {
-      this.#log.debug({ err }, 'progress not written');
+      this.#log.logger.debug({ err }, 'progress not written');
     } finally {
       this.#writing = false;
-      if (!this.#signal.aborted) this.#timer = setTimeout(() => void this.#write(), WRITE_EVERY_MS);
+      if (!this.#signal.aborted) this.#timer = setTimeout(() => void this.#write(), WRITE_EVERY_MS).unref();
     }
   }
 }

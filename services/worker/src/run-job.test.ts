@@ -117,8 +117,8 @@ async function setup(kind: QueueBackend['kind'], { job = {}, leaseMs = 5 * SECON
     );
     await clock.measure();
     const restores = new RestoreWatch({ db: workPool, backend, log });
-    const leases = new Leases({ pool: leasePool, leaseMs, log });
     const handBack = new AbortController();
+    const leases = new Leases({ pool: leasePool, leaseMs, handBack: handBack.signal, log });
     const handler: JobHandler<JobDefinition, object> = (payload, context) => handle(context, payload);
     const runner: JobRunner<object> = {
       pool: workPool,

@@ -106,18 +106,31 @@ async function runClaimed<Dependencies extends object>(
   runner: JobRunner<Dependencies>,
 ): Promise<Decision> {
   const startedAt = performance.now();
-  const log = runner.log.child({
-    queue: job.queue,
-    jobName: job.name,
-    jobId: bullJob.id,
-    outboxId: job.id,
-    attempt: job.attempt,
-    maxAttempts: job.maxAttempts,
-  });
+  const log = new LogOfRun(runner.log, job, bullJob.id);
   const { ending, result } = await attemptAndEnd(job, log, runner);
   const truth = trueEnding(ending, result);
   logAttempt(log, truth, { queuedMs: Math.round(job.queuedMs), durationMs: Math.round(performance.now() - startedAt) });
   return decisionOf(truth, 'scheduledMs' in result ? result.scheduledMs : runner.clock.now() + LOST_RETRY_MS);
+}
+
+/** Made when something is logged: most runs log their end alone, and that not at every level. */
+class LogOfRun {
+  readonly #parent: Logger;
+  readonly #fields: object;
+  #log: Logger | undefined;
+
+  constructor(parent: Logger, { queue, name, id, attempt, maxAttempts }: ClaimedJob, jobId: string | undefined) {
+    this.#parent = parent;
+    this.#fields = { queue, jobName: name, jobId, outboxId: id, attempt, maxAttempts };
+  }
+
+  get logger(): Logger {
+    return (this.#log ??= this.#parent.child(this.#fields));
+  }
+
+  write(level: 'info' | 'warn' | 'error', fields: object, message: string): void {
+    if (this.#parent.isLevelEnabled(level)) this.logger[level](fields, message);
+  }
 }
 
 function trueEnding(ending: Ending, result: FinishResult): Ending {
@@ -125,22 +138,23 @@ function trueEnding(ending: Ending, result: FinishResult): Ending {
   return result.kind === 'finished' ? ending : { kind: 'lost' };
 }
 
+/** One for all runs: an error of its own would cost each of them a stack trace. */
+const RUN_HAS_ENDED = new LeaseLostError('This run has ended.');
+
 /** Parses, handles, classifies and ends the row, within the job's time-out even when the handler ignores its signal. */
 async function attemptAndEnd<Dependencies extends object>(
   job: ClaimedJob,
-  log: Logger,
+  log: LogOfRun,
   runner: JobRunner<Dependencies>,
 ): Promise<{ ending: Ending; result: FinishResult }> {
   const abort = new AbortController();
-  const giveBack = () => abort.abort(runner.handBack.reason);
   const overrun = () => abort.abort(new JobTimeoutError(`${job.name} ran longer than ${job.timeoutMs} ms.`));
   const timer = setTimeout(overrun, job.timeoutMs);
-  runner.handBack.addEventListener('abort', giveBack);
   const release = runner.leases.keep(job, (reason) => abort.abort(reason));
   const calls = runner.providers.open(job, abort.signal);
   const run = new JobRun(job, { pool: runner.pool, signal: abort.signal, calls, log });
   try {
-    if (runner.handBack.aborted) giveBack();
+    if (runner.handBack.aborted) abort.abort(runner.handBack.reason);
     const outcome = await Promise.race([handle(job, run, runner), rejectOnAbort(abort.signal)]).then(
       (value) => ({ ending: endingOf(value) as Ending, error: undefined }),
       (error: unknown) => ({ ending: endingOfError(error, job), error }),
@@ -153,10 +167,9 @@ async function attemptAndEnd<Dependencies extends object>(
     return { ending, result: await endRow({ job, ending, undecided, progress: run.unwrittenProgress }, runner) };
   } finally {
     clearTimeout(timer);
-    runner.handBack.removeEventListener('abort', giveBack);
     release();
     // Whatever the handler still does has no effect: every call of its context throws from here on.
-    abort.abort(new LeaseLostError(`Job ${job.id} has ended.`));
+    abort.abort(RUN_HAS_ENDED);
   }
 }
 
@@ -258,7 +271,8 @@ async function answer(decision: Decision, bullJob: Job, token: string | undefine
   }
 }
 
-function logAttempt(log: Logger, ending: Ending, times: { queuedMs: number; durationMs: number }): void {
+function logAttempt(log: LogOfRun, ending: Ending, times: { queuedMs: number; durationMs: number }): void {
+  const level = ending.kind === 'failed' ? 'error' : 'error' in ending ? 'warn' : 'info';
   const fields = {
     ...times,
     outcome: ending.kind,
@@ -266,9 +280,7 @@ function logAttempt(log: Logger, ending: Ending, times: { queuedMs: number; dura
     ...('delayMs' in ending ? { delayMs: Math.round(ending.delayMs) } : {}),
     ...('error' in ending ? { err: ending.error } : {}),
   };
-  if (ending.kind === 'failed') log.error(fields, 'attempt ended');
-  else if ('error' in ending) log.warn(fields, 'attempt ended');
-  else log.info(fields, 'attempt ended');
+  log.write(level, fields, 'attempt ended');
 }
 
 /** `<row id>-<generation>`; undefined for a job somebody else put into the queue. */
