@@ -1,0 +1,250 @@
+import { withTransaction, type PoolClient, type Queryable } from '@outbox/core';
+import { createTestDatabase, type TestDatabase } from '@outbox/testing';
+import { createCrew, insertAutoSync, type Crew } from './auto-sync.fixture.ts';
+
+type Row = Record<string, unknown>;
+
+let database: TestDatabase;
+let crew: Crew;
+
+beforeEach(async () => {
+  database = await createTestDatabase();
+  crew = await createCrew(database.pool, ['+15550001', '+15550002']);
+});
+afterEach(() => database.drop());
+
+async function rowsOf(db: Queryable, sql: string, values?: unknown[]): Promise<Row[]> {
+  return (await db.query<Row>(sql, values)).rows;
+}
+
+const query = (sql: string, values?: unknown[]) => rowsOf(database.pool, sql, values);
+
+/** As those who know the queries run them: with the schema in the search path. */
+function as<T>(role: string, work: (db: PoolClient) => Promise<T>): Promise<T> {
+  return withTransaction(database.pool, async (client) => {
+    await client.query(`set local role ${role}`);
+    await client.query('set local search_path = reminders, public');
+    return work(client);
+  });
+}
+
+const ask = (sql: string) => as('service_role', (db) => rowsOf(db, sql));
+
+const ENDED = 'finished_at = now(), holds_key = false';
+/** What claims and ends do to a row. */
+const STATES = {
+  pending: `state = 'pending'`,
+  published: `state = 'published'`,
+  'waiting for a retry': `state = 'published', attempt = 1, holds_key = false, last_error = 'Error: busy'`,
+  active: `state = 'active', attempt = 1, holds_key = false, locked_by = 'w', locked_until = now() + interval '15 s'`,
+  completed: `state = 'completed', ${ENDED}`,
+  skipped: `state = 'skipped', reason = 'everyone_responded', ${ENDED}`,
+  failed: `state = 'failed', last_error = 'Error: refused', ${ENDED}`,
+  cancelled: `state = 'cancelled', reason = 'auto_sync_not_running', ${ENDED}`,
+} as const;
+
+type State = keyof typeof STATES;
+const EVERY_STATE = Object.keys(STATES) as State[];
+
+interface Job {
+  id: string;
+  autoSyncId: string;
+}
+
+/** The reminder of a new auto sync, or a pause check in its place, in this state, with these columns. */
+async function addJob(state: State, columns: Row = {}, name = 'reminder_24h'): Promise<Job> {
+  const autoSyncId = await insertAutoSync(database.pool, crew);
+  await query(`update outbox.jobs set name = $2, ${STATES[state]} where key = $1`, [autoSyncId, name]);
+  for (const [column, value] of Object.entries(columns)) {
+    await query(`update outbox.jobs set ${column} = now() + $2::interval where key = $1`, [autoSyncId, value]);
+  }
+  const [row] = await query('select id from reminders.job_queue where sync_id = $1', [autoSyncId]);
+  return { id: String(row?.id), autoSyncId };
+}
+
+const ids = (rows: Row[]) => rows.map(({ id }) => id).sort();
+const stateOf = async ({ id }: Job) =>
+  (await query('select state, reason from outbox.jobs where id = outbox.job_id($1)', [id]))[0];
+
+describe('the old verification queries, unchanged', () => {
+  it('find the table', async () => {
+    const sql = `SELECT EXISTS (SELECT FROM information_schema.tables WHERE table_name = 'job_queue');`;
+    expect(await ask(sql)).toEqual([{ exists: true }]);
+  });
+
+  it('find the trigger, and whether it is enabled', async () => {
+    const name = `SELECT tgname FROM pg_trigger WHERE tgname = 'on_auto_sync_created';`;
+    const enabled = `SELECT tgenabled FROM pg_trigger WHERE tgname = 'on_auto_sync_created';`;
+    expect(await ask(name)).toEqual([{ tgname: 'on_auto_sync_created' }]);
+    expect(await ask(enabled)).toEqual([{ tgenabled: 'O' }]);
+    await query('alter table public.auto_syncs disable trigger on_auto_sync_created');
+    expect(await ask(enabled)).toEqual([{ tgenabled: 'D' }]);
+    await query('drop trigger on_auto_sync_created on public.auto_syncs');
+    expect(await ask(name)).toEqual([]);
+  });
+
+  it('find the partial unique index, which keeps duplicates away by itself', async () => {
+    const sql = `SELECT indexname FROM pg_indexes WHERE indexname = 'idx_job_queue_one_pending_per_type';`;
+    expect(await ask(sql)).toEqual([{ indexname: 'idx_job_queue_one_pending_per_type' }]);
+
+    await query('drop index outbox.jobs_one_holder_of_a_key');
+    const { autoSyncId } = await addJob('published');
+    const again = `insert into outbox.jobs (name, queue, key, holds_key, scheduled_at, due_at, max_attempts)
+      values ($2, 'reminders', $1, true, now(), now(), 3)`;
+    await expect(query(again, [autoSyncId, 'reminder_24h'])).rejects.toMatchObject({
+      constraint: 'idx_job_queue_one_pending_per_type',
+    });
+    await query(again, [autoSyncId, 'pause_check_48h']);
+  });
+
+  it('see one pending reminder of an auto sync that has just been created', async () => {
+    const [sync] = await ask(`
+      INSERT INTO auto_syncs (
+        organizer_id,
+        crew_id,
+        event_name,
+        status,
+        response_goal,
+        timezone,
+        started_at
+      )
+      VALUES (
+        '${crew.organizerId}',
+        '${crew.id}',
+        'Test Event',
+        'running',
+        'everyone',
+        'America/Los_Angeles',
+        now()
+      )
+      RETURNING id;`);
+    const jobs = await ask(`
+      SELECT * FROM job_queue
+      WHERE sync_id = '${String(sync?.id)}';`);
+    expect(jobs).toMatchObject([
+      { sync_id: sync?.id, job_type: 'reminder_24h', status: 'pending', processed_at: null, error_message: null },
+    ]);
+  });
+
+  it('see what was texted and the pause check that follows it, and before that neither', async () => {
+    const { id, autoSyncId } = await addJob('active');
+    const messages = `
+      SELECT * FROM auto_sync_messages
+      WHERE auto_sync_id = '${autoSyncId}'
+        AND message_type = 'reminder';`;
+    const pauseChecks = `
+      SELECT * FROM job_queue
+      WHERE sync_id = '${autoSyncId}'
+        AND job_type = 'pause_check_48h';`;
+    expect([await ask(messages), await ask(pauseChecks)]).toEqual([[], []]);
+
+    await query(
+      `insert into outbox.effects (key, job_id, run, provider, state, request, reference, deadline_at, settled_at)
+       select 'reminder:' || $1 || ':' || c || ':1', outbox.job_id($2), 1, 'twilio', 'confirmed', '{"body": "Come!"}', c,
+         now(), now()
+       from unnest($3::text[]) c`,
+      [autoSyncId, id, crew.contactIds],
+    );
+    await query('select reminders.follow_up($1)', [autoSyncId]);
+    expect((await ask(messages)).map((row) => row.contact_id).sort()).toEqual(crew.contactIds);
+    expect(await ask(pauseChecks)).toMatchObject([{ sync_id: autoSyncId, status: 'pending' }]);
+  });
+
+  it('see that an auto sync was paused, and when', async () => {
+    const autoSyncId = await insertAutoSync(database.pool, crew);
+    const sql = `
+      SELECT id, status, paused_at
+      FROM auto_syncs
+      WHERE id = '${autoSyncId}';`;
+    expect(await ask(sql)).toEqual([{ id: autoSyncId, status: 'running', paused_at: null }]);
+    await query('select reminders.pause($1)', [autoSyncId]);
+    expect(await ask(sql)).toEqual([{ id: autoSyncId, status: 'paused', paused_at: expect.any(Date) as Date }]);
+  });
+});
+
+describe('the old monitoring queries, unchanged', () => {
+  it('count what is pending, by kind', async () => {
+    for (const state of EVERY_STATE) await addJob(state);
+    await addJob('published', {}, 'pause_check_48h');
+    const rows = await ask(`
+      SELECT COUNT(*), job_type
+      FROM job_queue
+      WHERE status = 'pending'
+      GROUP BY job_type;`);
+    expect(Object.fromEntries(rows.map((row) => [row.job_type, row.count]))).toEqual({
+      ...{ reminder_24h: '3', pause_check_48h: '1' },
+    });
+  });
+
+  it('list what is stuck: due for more than five minutes and not begun', async () => {
+    const stuck: Job[] = [];
+    for (const state of EVERY_STATE) {
+      const job = await addJob(state, { scheduled_at: '-6 minutes' });
+      if (['pending', 'published', 'waiting for a retry'].includes(state)) stuck.push(job);
+      await addJob(state, { scheduled_at: '-4 minutes' });
+    }
+    const rows = await ask(`
+      SELECT * FROM job_queue
+      WHERE status = 'pending'
+        AND scheduled_at < now() - interval '5 minutes';`);
+    expect(ids(rows)).toEqual(ids(stuck.map(({ id }) => ({ id }))));
+  });
+
+  it('count every job by status and kind, with the oldest and the newest', async () => {
+    for (const state of EVERY_STATE) await addJob(state, { created_at: '-2 hours' });
+    await addJob('completed', { created_at: '-1 hour' });
+    await addJob('failed', {}, 'pause_check_48h');
+    const rows = await ask(`
+      SELECT
+        status,
+        job_type,
+        COUNT(*) as count,
+        MIN(created_at) as oldest,
+        MAX(created_at) as newest
+      FROM job_queue
+      GROUP BY status, job_type
+      ORDER BY status, job_type;`);
+    expect(rows.map(({ status, job_type: type, count }) => [status, type, count])).toEqual([
+      ...[
+        ['failed', 'pause_check_48h', '1'],
+        ['failed', 'reminder_24h', '1'],
+        ['pending', 'reminder_24h', '3'],
+        ['processed', 'reminder_24h', '2'],
+        ['processing', 'reminder_24h', '1'],
+        ['skipped', 'reminder_24h', '2'],
+      ],
+    ]);
+    const asked = `select min(created_at) as oldest, max(created_at) as newest from outbox.jobs where state = 'completed'`;
+    expect(rows.filter(({ status }) => status === 'processed')).toMatchObject(await query(asked));
+  });
+});
+
+describe('the old rollback', () => {
+  const asOwner = (sql: string) =>
+    withTransaction(database.pool, async (db) => {
+      await db.query('set local search_path = reminders, public');
+      await db.query(sql);
+    });
+
+  it('takes trigger and function away: a new auto sync has no job, also not by the sweep', async () => {
+    await asOwner(`
+      DROP TRIGGER IF EXISTS on_auto_sync_created ON auto_syncs;
+      DROP FUNCTION IF EXISTS schedule_first_reminder();`);
+    const autoSyncId = await insertAutoSync(database.pool, crew);
+    expect(await query('select reminders.sweep() as swept')).toMatchObject([{ swept: { planned: 0, failed: 0 } }]);
+    expect(await query('select id from reminders.job_queue where sync_id = $1', [autoSyncId])).toEqual([]);
+  });
+
+  it('does not take the history away', async () => {
+    const job = await addJob('completed');
+    await expect(asOwner('DROP TABLE IF EXISTS job_queue CASCADE;')).rejects.toThrow('"job_queue" is not a table');
+    expect(await stateOf(job)).toMatchObject({ state: 'completed' });
+  });
+});
+
+test('no name of this family hides a table of the host', async () => {
+  const sql = `
+    select c.relname from pg_class c join pg_class h on h.relname = c.relname and h.relnamespace = 'public'::regnamespace
+    where c.relnamespace = 'reminders'::regnamespace`;
+  expect(await query(sql)).toEqual([]);
+});
