@@ -1,5 +1,5 @@
-import { withTransaction, type PoolClient, type Queryable } from '@outbox/core';
-import { createTestDatabase, type TestDatabase } from '@outbox/testing';
+import { SQLSTATE, withTransaction, type PoolClient, type Queryable } from '@outbox/core';
+import { createTestDatabase, waitFor, type TestDatabase } from '@outbox/testing';
 import { createCrew, insertAutoSync, type Crew } from './auto-sync.fixture.ts';
 
 type Row = Record<string, unknown>;
@@ -216,6 +216,101 @@ describe('the old monitoring queries, unchanged', () => {
     ]);
     const asked = `select min(created_at) as oldest, max(created_at) as newest from outbox.jobs where state = 'completed'`;
     expect(rows.filter(({ status }) => status === 'processed')).toMatchObject(await query(asked));
+  });
+});
+
+const CLEAN_UP = `
+  DELETE FROM job_queue
+  WHERE status IN ('processed', 'skipped')
+    AND processed_at < now() - interval '3 days';`;
+
+/** Created long enough ago that the sweep does not look at it any more. */
+const makeOld = () => query(`update public.auto_syncs set created_at = now() - interval '80 hours'`);
+
+describe('the old clean-up', () => {
+  it('removes what was processed or skipped more than three days ago, and nothing else', async () => {
+    const removed: Job[] = [];
+    const kept: Job[] = [];
+    for (const state of EVERY_STATE) {
+      const hasEnded = ['completed', 'skipped', 'failed', 'cancelled'].includes(state);
+      const job = await addJob(state, hasEnded ? { finished_at: '-73 hours' } : {});
+      (hasEnded && state !== 'failed' ? removed : kept).push(job);
+      kept.push(await addJob(state, hasEnded ? { finished_at: '-71 hours' } : {}));
+    }
+    await makeOld();
+    await ask(CLEAN_UP);
+    expect(ids(await ask('SELECT * FROM job_queue'))).toEqual(kept.map(({ id }) => id).sort());
+    const removals = await query('select outbox.job_uuid(job_id) as id from outbox.removals');
+    expect(ids(removals)).toEqual(removed.map(({ id }) => id).sort());
+  });
+
+  it('takes the attempts along, and leaves the ledger of texts alone', async () => {
+    const { id } = await addJob('completed', { finished_at: '-73 hours' });
+    await makeOld();
+    await query(
+      `insert into outbox.attempts (job_id, run, attempt, started_at, outcome)
+       values (outbox.job_id($1), 1, 1, now(), 'completed')`,
+      [id],
+    );
+    await query(
+      `insert into outbox.effects (key, job_id, run, provider, state, reference, deadline_at, settled_at)
+       values ('reminder:a:b:1', outbox.job_id($1), 1, 'twilio', 'confirmed', 'SM1', now(), now())`,
+      [id],
+    );
+    await ask(CLEAN_UP);
+    expect(await query('select job_id from outbox.attempts')).toEqual([]);
+    expect(await query('select key from outbox.effects')).toEqual([{ key: 'reminder:a:b:1' }]);
+  });
+
+  it('passes over what the bridge is pruning just now', async () => {
+    await addJob('completed', { finished_at: '-73 hours' });
+    await makeOld();
+    const bridge = await database.pool.connect();
+    await bridge.query('begin; delete from outbox.jobs');
+    const cleaned = as('service_role', (db) => db.query(CLEAN_UP));
+    await waitFor(async () => {
+      const waiting = `select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`;
+      expect(await query(waiting)).toHaveLength(1);
+    });
+    await bridge.query('commit');
+    bridge.release();
+    expect((await cleaned).rowCount).toBe(0);
+  });
+});
+
+describe('any other delete from job_queue', () => {
+  const remove = ({ id }: Job, role = 'service_role') =>
+    as(role, (db) => rowsOf(db, 'delete from reminders.job_queue where id = $1 returning id', [id]));
+
+  it.each(['pending', 'published', 'waiting for a retry'] as const)('cancels what is %s', async (state) => {
+    const job = await addJob(state);
+    expect(await remove(job)).toEqual([{ id: job.id }]);
+    expect(await stateOf(job)).toEqual({ state: 'cancelled', reason: 'deleted' });
+    expect(await query('select outbox.job_uuid(job_id) as id from outbox.removals')).toEqual([{ id: job.id }]);
+  });
+
+  it('asks the worker to stop what it runs', async () => {
+    const job = await addJob('active');
+    await remove(job);
+    const asked = 'select state from outbox.jobs where cancel_requested_at is not null';
+    expect(await query(asked)).toEqual([{ state: 'active' }]);
+  });
+
+  it('leaves the row of an ended reminder that the sweep would plan again without it', async () => {
+    await query(`update outbox.captures set enabled_at = now() - interval '30 days'`);
+    const job = await addJob('published');
+    await remove(job);
+    expect(await remove(job)).toEqual([]);
+    expect(await query('select reminders.sweep() as swept')).toMatchObject([{ swept: { planned: 0 } }]);
+    expect(await stateOf(job)).toEqual({ state: 'cancelled', reason: 'deleted' });
+    await query(`update public.auto_syncs set status = 'stopped'`);
+    expect(await remove(job)).toEqual([{ id: job.id }]);
+  });
+
+  it.each(['anon', 'authenticated'])('is refused to %s', async (role) => {
+    await expect(remove(await addJob('completed'), role)).rejects.toMatchObject({
+      code: SQLSTATE.insufficientPrivilege,
+    });
   });
 });
 
