@@ -106,6 +106,16 @@ describe('the queries of the seed', () => {
     expect(await ask(SUCCESS_RATE)).toEqual([{ succeeded: '3', failed: '1', success_rate: '75.00' }]);
   });
 
+  test('give it with what was skipped among the succeeded, and without what was cancelled or is open', async () => {
+    await gmb.add({}, ...BAD);
+    for (const changes of [GOOD, ['publish', 'claim', 'skipped'], [], ['publish', 'claim', 'retry']] as Change[][]) {
+      await gmb.add({}, ...changes);
+    }
+    const { id } = await gmb.add({}, 'publish');
+    await gmb.database.pool.query(`select outbox.cancel_jobs(ids => array[outbox.job_id($1)], reason => 'r')`, [id]);
+    expect(await ask(SUCCESS_RATE)).toEqual([{ succeeded: '2', failed: '1', success_rate: '66.67' }]);
+  });
+
   test('give the work of the workers', async () => {
     await gmb.database.pool.query(`
       insert into gmb.sync_worker_runs (status, jobs_processed, jobs_succeeded, started_at, finished_at)

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { createPool, SQLSTATE, type Pool, type PoolClient, type Queryable } from '@outbox/core';
 import { createTestDatabase, type TestDatabase } from '@outbox/testing';
-import { createIntegration, insertSchedule, type Integration } from './schedules.fixture.ts';
+import { createIntegration, insertSchedule, insertSchedules, type Integration } from './schedules.fixture.ts';
 
 let database: TestDatabase;
 let worker: Pool;
@@ -166,6 +166,23 @@ describe('the queries people know, with search_path = golioth, public,', () => {
     const others = await actAs('authenticated', randomUUID(), (db) => db.query(query));
     expect(others.rows).toEqual([]);
     await expect(actAs('anon', undefined, (db) => db.query(query))).rejects.toMatchObject(refused);
+  });
+
+  test('list what is enabled, all by the next run, and what has run with the latest first', async () => {
+    const [soon, disabled, never] = await insertSchedules(database.pool, mine.id, [
+      { everyMinutes: 3 },
+      { everyMinutes: 4, enabled: false },
+      { everyMinutes: 90 },
+    ]);
+    await database.pool.query(
+      `update public.auto_sync_schedules set last_run_at = now() - frequency_minutes * interval '1 minute' where id <> $1`,
+      [never],
+    );
+    const asked = async (name: keyof typeof QUERIES) =>
+      (await actAs('service_role', undefined, (db) => db.query<Record<string, unknown>>(QUERIES[name]))).rows;
+    expect((await asked('enabled')).map(({ id }) => id).sort()).toEqual([soon, scheduleId, never].sort());
+    expect((await asked('all')).map(({ id }) => id)).toEqual([soon, scheduleId, never, disabled]);
+    expect((await asked('recent')).map((row) => row.frequency_minutes)).toEqual([3, 4, 5]);
   });
 
   test('tell the truth: next_run_at is when the job is due, last_run_at when the last run began', async () => {
