@@ -75,7 +75,7 @@ begin
       insert into outbox.ready (job_id, generation, priority, scheduled_at, far, serial_key)
       select
         n.id, n.generation, n.priority, n.scheduled_at, n.scheduled_at > now() + m.publish_window, enqueue.serial_key
-      from new_job n cross join outbox.meta m
+      from new_job n join outbox.meta m on m.only_row
     )
     select n.id, true into enqueue.id, enqueue.is_new from new_job n;
     if found then return; end if;
@@ -164,7 +164,7 @@ begin
   made_ready as (
     insert into outbox.ready (job_id, generation, priority, scheduled_at, far, serial_key)
     select n.id, n.generation, n.priority, n.scheduled_at, n.scheduled_at > now() + m.publish_window, n.serial_key
-    from new_jobs n cross join outbox.meta m
+    from new_jobs n join outbox.meta m on m.only_row
   ),
   one_by_one as (
     select i.*

@@ -49,7 +49,7 @@ begin
   made_ready as (
     insert into outbox.ready (job_id, generation, priority, scheduled_at, far, serial_key)
     select r.id, r.generation, r.priority, r.scheduled_at, r.scheduled_at > now() + m.publish_window, r.serial_key
-    from returned_rows r cross join outbox.meta m
+    from returned_rows r join outbox.meta m on m.only_row
   ),
   removed as (
     insert into outbox.removals (queue, job_id, generation)

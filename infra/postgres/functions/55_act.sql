@@ -88,7 +88,8 @@ begin
 
   insert into outbox.ready (job_id, generation, priority, scheduled_at, far, serial_key)
   select job.id, job.generation + 1, job.priority, due, due > now() + m.publish_window, job.serial_key
-  from outbox.meta m;
+  from outbox.meta m
+  where m.only_row;
 
   insert into outbox.removals (queue, job_id, generation) values (job.queue, job.id, job.generation);
   return job.generation + 1;

@@ -55,8 +55,8 @@ async function failureOf(work: Promise<unknown>): Promise<Error> {
   throw error;
 }
 
-async function one(pool: Pool, sql: string): Promise<unknown> {
-  const { rows } = await pool.query<Record<string, unknown>>(sql);
+async function one(pool: Pool, sql: string, values?: unknown[]): Promise<unknown> {
+  const { rows } = await pool.query<Record<string, unknown>>(sql, values);
   return rows[0];
 }
 
@@ -125,14 +125,41 @@ describe('createPool', () => {
 
   test('its plans read and sort whole tables only when they may', async () => {
     const asked = `
-      select current_user as role, current_setting('enable_seqscan') as all, current_setting('enable_bitmapscan') as many`;
+      select current_user as role, current_setting('enable_seqscan') as all, current_setting('enable_bitmapscan') as many,
+        current_setting('plan_cache_mode') as kept`;
     expect(await one(setup({ role: 'outbox_bridge' }), asked)).toEqual({
       role: 'outbox_bridge',
       all: 'on',
       many: 'on',
+      kept: 'auto',
     });
     const indexed = setup({ role: 'outbox_bridge', preferIndexes: true });
-    expect(await one(indexed, asked)).toEqual({ role: 'outbox_bridge', all: 'off', many: 'off' });
+    expect(await one(indexed, asked)).toEqual({
+      role: 'outbox_bridge',
+      all: 'off',
+      many: 'off',
+      kept: 'force_generic_plan',
+    });
+  });
+
+  test('a connection parses a statement with values once', async () => {
+    const pool = setup({ max: 1 });
+    for (const n of [1, 2, 3]) expect(await one(pool, 'select $1::int as n', [n])).toEqual({ n });
+    await pool.query('select 4');
+    const { rows } = await pool.query('select statement from pg_prepared_statements');
+    expect(rows).toEqual([{ statement: 'select $1::int as n' }]);
+  });
+
+  test('after a column has changed its type, a statement works again on its second try, in a transaction too', async () => {
+    const pool = setup({ max: 1 });
+    await pool.query('create table changed (v int)');
+    const ask = () => withTransaction(pool, (client) => client.query('select v from changed where v = $1', [1]));
+    for (const type of ['bigint', 'numeric']) {
+      await ask();
+      await pool.query(`alter table changed alter v type ${type}`);
+      expect(isContention(await failureOf(ask()))).toBe(true);
+    }
+    await ask();
   });
 
   test('with a lock time-out a statement that waits for a lock fails, as contention and not as an outage', async () => {

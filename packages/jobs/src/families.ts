@@ -47,7 +47,7 @@ export const families: Family[] = [
       'public.sync_status',
       'public.error_logs',
     ],
-    migrations: sqlFiles('gmb-sync', ['0001_marks_and_runs']),
+    migrations: sqlFiles('gmb-sync', ['0001_marks_and_runs', '0002_cheaper_claims']),
     sql: sqlFiles('gmb-sync', [
       'host',
       'marks',

@@ -32,7 +32,7 @@ const BRING_NEAR = /* sql */ `
   where (r.job_id, r.generation) in (
     select f.job_id, f.generation
     from outbox.ready f, outbox.meta m
-    where f.far and f.scheduled_at <= now() + m.publish_window
+    where m.only_row and f.far and f.scheduled_at <= now() + m.publish_window
     order by f.scheduled_at
     limit 1000
     for update of f skip locked

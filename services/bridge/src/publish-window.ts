@@ -21,13 +21,16 @@ const PUT_FAR = /* sql */ `
   update outbox.ready r
   set far = true
   from outbox.meta m
-  where not r.far and r.scheduled_at > now() + m.publish_window`;
+  where m.only_row and not r.far and r.scheduled_at > now() + m.publish_window`;
 
 /** The farthest first: they are needed last. */
 const FIND_BEYOND = /* sql */ `
   select j.id, j.generation
   from outbox.jobs j, outbox.meta m
-  where j.finished_at is null and j.state = 'published' and j.scheduled_at > clock_timestamp() + m.publish_window
+  where m.only_row
+    and j.finished_at is null
+    and j.state = 'published'
+    and j.scheduled_at > clock_timestamp() + m.publish_window
   order by j.scheduled_at desc, j.id desc
   limit ${BATCH}`;
 

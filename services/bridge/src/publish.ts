@@ -1,4 +1,4 @@
-import { reached, withTransaction, type Pool, type PoolClient, type PreparedStatement } from '@outbox/core';
+import { reached, withTransaction, type Pool, type PoolClient } from '@outbox/core';
 import { findDefinition } from '@outbox/jobs';
 import type { Queue } from 'bullmq';
 import { addJobs, type BulkJob, type Refused } from './add-jobs.ts';
@@ -23,9 +23,7 @@ interface ReadyRow {
   nowMs: number;
 }
 
-const PICK_READY: PreparedStatement = {
-  name: 'pick_ready',
-  text: /* sql */ `
+const PICK_READY = /* sql */ `
   with picked as (
     select r.job_id, r.generation
     from outbox.ready r
@@ -42,12 +40,9 @@ const PICK_READY: PreparedStatement = {
   from picked p
   left join outbox.jobs j on j.id = p.job_id
   left join outbox.queues q on q.name = j.queue
-  order by j.priority desc, j.scheduled_at, p.job_id`,
-};
+  order by j.priority desc, j.scheduled_at, p.job_id`;
 
-const MARK_PUBLISHED: PreparedStatement = {
-  name: 'mark_published',
-  text: /* sql */ `
+const MARK_PUBLISHED = /* sql */ `
   with held as (
     select j.id, p.epoch
     from unnest($1::bigint[], $2::int[], $3::bigint[]) as p (id, generation, epoch)
@@ -59,20 +54,16 @@ const MARK_PUBLISHED: PreparedStatement = {
   update outbox.jobs j
   set state = 'published', published_at = clock_timestamp(), published_epoch = h.epoch
   from held h
-  where j.id = h.id`,
-};
+  where j.id = h.id`;
 
-const REMOVE_SETTLED: PreparedStatement = {
-  name: 'remove_settled',
-  text: /* sql */ `
+const REMOVE_SETTLED = /* sql */ `
   delete from outbox.ready r
   using unnest($1::bigint[], $2::int[]) as p (id, generation)
   where r.job_id = p.id
     and r.generation = p.generation
     and not exists (
       select from outbox.jobs j where j.id = r.job_id and j.generation = r.generation and j.state = 'pending'
-    )`,
-};
+    )`;
 
 /** A row that was cancelled between pick and mark was taken out of BullMQ before it was added: take it out again. */
 const REMOVE_CANCELLED = /* sql */ `

@@ -1,4 +1,4 @@
-import { Repeater, type Logger, type Pool } from '@outbox/core';
+import { Repeater, withTransaction, type Logger, type Pool } from '@outbox/core';
 import { families, type FamilyName } from '@outbox/jobs';
 import { z } from 'zod';
 
@@ -7,6 +7,15 @@ const HAS_FUNCTION = /* sql */ `
     select from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname || '.' || p.proname = $1
   ) as installed
   limit 1`;
+
+/**
+ * A sweep compares whole tables, the host's among them, where the bridge's other statements follow an index to a few rows
+ * (`preferIndexes`); and it plans for the tables as they are now, not as they were at the first sweep of this connection.
+ */
+const PLAN_FOR_WHOLE_TABLES = /* sql */ `
+  set local enable_seqscan = on;
+  set local enable_bitmapscan = on;
+  set local plan_cache_mode = force_custom_plan`;
 
 /** What a sweep function answers (`Family.sweep`); null while another bridge is at it. */
 const sweepAnswer = z
@@ -30,7 +39,10 @@ export interface Swept {
 export async function sweepOnce(pool: Pool, name: string): Promise<Swept | undefined> {
   const { rows: found } = await pool.query<{ installed: boolean }>(HAS_FUNCTION, [name]);
   if (!found[0]?.installed) return undefined;
-  const { rows } = await pool.query<{ answer: unknown }>(/* sql */ `select ${name}() as answer`);
+  const { rows } = await withTransaction(pool, async (client) => {
+    await client.query(PLAN_FOR_WHOLE_TABLES);
+    return client.query<{ answer: unknown }>(/* sql */ `select ${name}() as answer`);
+  });
   const answer = sweepAnswer.parse(rows[0]?.answer);
   if (!answer) return undefined;
   const { failed, error, more, ...healed } = answer;

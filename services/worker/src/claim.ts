@@ -1,4 +1,4 @@
-import { microBatch, reached, type Pool, type PreparedStatement } from '@outbox/core';
+import { microBatch, reached, type Pool } from '@outbox/core';
 import type { RestoreWatch } from './restore-watch.ts';
 
 /** A row this process may run, as the claim left it. */
@@ -81,9 +81,7 @@ const MAX_INTERRUPTIONS = 10;
  *
  * A crash after the commit leaves an active row with a lease that runs out: the redelivery claims it again.
  */
-const CLAIM: PreparedStatement = {
-  name: 'claim',
-  text: /* sql */ `
+const CLAIM = /* sql */ `
   with delivered as (
     select d.id, d.generation from unnest($1::bigint[], $2::int[]) as d (id, generation)
   ),
@@ -103,7 +101,7 @@ const CLAIM: PreparedStatement = {
     select u.*, u.state = 'active' as interrupted, u.interruptions + (u.state = 'active')::int as interruptions_now
     from unlocked u
     join delivered d on d.id = u.id and d.generation = u.generation
-    join outbox.meta m on m.restore_counter >= $6
+    join outbox.meta m on m.only_row and m.restore_counter >= $6
     where not u.paused
       and (
         (u.state in ('pending', 'published') and u.scheduled_at <= clock_timestamp() and u.has_turn)
@@ -189,9 +187,8 @@ const CLAIM: PreparedStatement = {
   left join gates w on w.id = d.id and w.blocked_until is not null
   left join outbox.jobs j on j.id = d.id
   left join outbox.queues q on q.name = j.queue
-  cross join outbox.meta m
-  left join outbox.job_types t on t.name = c.name`,
-};
+  join outbox.meta m on m.only_row
+  left join outbox.job_types t on t.name = c.name`;
 
 /** One row of the answer; `state`, `generation` and the times of the row as it was before the claim. */
 interface ClaimRow extends Omit<ClaimedJob, 'run' | 'generation'> {

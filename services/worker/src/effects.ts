@@ -51,7 +51,7 @@ const START = /* sql */ `
       -- Whoever was calling when the database was restored had given up so long after.
       coalesce(case when $7 then m.restored_at end, clock_timestamp()) + $6 * interval '1 ms'
     from job
-    cross join outbox.meta m
+    join outbox.meta m on m.only_row
     where not job.cancelled
     on conflict (key) do nothing
     returning 1

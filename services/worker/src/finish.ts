@@ -1,4 +1,4 @@
-import { microBatch, reached, type Pool, type PreparedStatement, type Queryable } from '@outbox/core';
+import { microBatch, reached, type Pool, type Queryable } from '@outbox/core';
 import type { ClaimedJob } from './claim.ts';
 import type { Ending } from './ending.ts';
 
@@ -7,9 +7,7 @@ import type { Ending } from './ending.ts';
  * order of id, as in the claim. A crash before the commit leaves the row active, to be claimed again when its lease ends;
  * after it, the row is ended and BullMQ's redelivery is dropped or told when to come back.
  */
-const FINISH: PreparedStatement = {
-  name: 'finish',
-  text: /* sql */ `
+const FINISH = /* sql */ `
   with ended as (
     select e.*
     from unnest(
@@ -66,8 +64,7 @@ const FINISH: PreparedStatement = {
   from ended e
   left join finished f on f.id = e.id
   left join outbox.jobs j on j.id = e.id
-  left join outbox.attempts a on a.job_id = e.id and a.run = e.run and a.outcome <> 'interrupted'`,
-};
+  left join outbox.attempts a on a.job_id = e.id and a.run = e.run and a.outcome <> 'interrupted'`;
 
 interface FinishRow {
   id: string;

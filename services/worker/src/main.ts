@@ -52,6 +52,7 @@ await runService({
       max: 4,
       lockTimeoutMs: LOCK_TIMEOUT_MS,
       idleInTransactionMs: IDLE_IN_TRANSACTION_MS,
+      preferIndexes: true,
       onError,
     });
     const leasePool = createPool({
@@ -60,6 +61,7 @@ await runService({
       applicationName: 'outbox worker leases',
       max: 1,
       queryTimeoutMs: leaseMs / 3,
+      preferIndexes: true,
       onError,
     });
     await assertPostgresReachable(pool, url);
