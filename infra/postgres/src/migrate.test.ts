@@ -129,7 +129,7 @@ describe('files that were applied', () => {
 
   test("a family's objects are applied again when their text has changed, and only they", async () => {
     const found = `select to_regclass('reminders.job_queue') is not null as found`;
-    await database.pool.query('drop view reminders.job_queue');
+    await database.pool.query('drop view reminders.job_queue cascade');
     await forgetHash('families/reminders');
     expect(await run(database.url)).toEqual(['applied families/reminders']);
     expect(await rowsOf(database.pool, found)).toEqual([{ found: true }]);

@@ -28,7 +28,11 @@ export const families: Family[] = [
       'public.auto_sync_messages',
     ],
     migrations: [sqlFile('reminders/0001_one_pending_per_type.sql')],
-    sql: [sqlFile('reminders/trigger.sql'), sqlFile('pause-checks/functions.sql'), sqlFile('reminders/sweep.sql')],
+    sql: [
+      ...sqlFiles('reminders', ['trigger', 'job-queue']),
+      sqlFile('pause-checks/functions.sql'),
+      sqlFile('reminders/sweep.sql'),
+    ],
     sweep: 'reminders.sweep',
   },
   {

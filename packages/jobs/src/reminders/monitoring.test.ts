@@ -36,7 +36,8 @@ const STATES = {
   pending: `state = 'pending'`,
   published: `state = 'published'`,
   'waiting for a retry': `state = 'published', attempt = 1, holds_key = false, last_error = 'Error: busy'`,
-  active: `state = 'active', attempt = 1, holds_key = false, locked_by = 'w', locked_until = now() + interval '15 s'`,
+  active: `state = 'active', attempt = 1, run = nextval('outbox.run'), started_at = now(), holds_key = false,
+    locked_by = 'w', locked_until = now() + interval '15 s'`,
   completed: `state = 'completed', ${ENDED}`,
   skipped: `state = 'skipped', reason = 'everyone_responded', ${ENDED}`,
   failed: `state = 'failed', last_error = 'Error: refused', ${ENDED}`,
@@ -311,6 +312,88 @@ describe('any other delete from job_queue', () => {
     await expect(remove(await addJob('completed'), role)).rejects.toMatchObject({
       code: SQLSTATE.insufficientPrivilege,
     });
+  });
+});
+
+describe('an insert into job_queue enqueues', () => {
+  const insert = (values: string, parameters: unknown[] = []) =>
+    as('service_role', (db) => rowsOf(db, `insert into reminders.job_queue ${values} returning *`, parameters));
+
+  it('the job of an auto sync, and gives its row back', async () => {
+    const { autoSyncId } = await addJob('completed');
+    const [row] = await insert(`(sync_id, job_type, scheduled_at) values ($1, 'pause_check_48h', '2030-01-01')`, [
+      autoSyncId,
+    ]);
+    expect(row).toMatchObject({ sync_id: autoSyncId, status: 'pending', scheduled_at: new Date('2030-01-01') });
+    expect(await query(`select payload, owner_id from outbox.jobs where name = 'pause_check_48h'`)).toEqual([
+      { payload: { autoSyncId }, owner_id: crew.organizerId },
+    ]);
+  });
+
+  it('nothing while one waits: that is the answer', async () => {
+    const job = await addJob('published');
+    expect(await insert(`(sync_id, job_type) values ($1, 'reminder_24h')`, [job.autoSyncId])).toMatchObject([
+      { id: job.id },
+    ]);
+  });
+
+  it.each([
+    ['sync_id', `(job_type) values ('reminder_24h')`],
+    ['sync_id', `(sync_id, job_type) values (gen_random_uuid(), 'reminder_24h')`],
+    ['job_type', `(sync_id, job_type) select id, 'bubble_user_sync' from public.auto_syncs`],
+    ['status', `(sync_id, job_type, status) select id, 'reminder_24h', 'processed' from public.auto_syncs`],
+    ['created_at', `(sync_id, job_type, created_at) select id, 'reminder_24h', now() from public.auto_syncs`],
+  ])('or says which field is wrong: %s', async (column, values) => {
+    await addJob('completed');
+    const asOwner = database.pool.query(`insert into reminders.job_queue ${values}`);
+    await expect(asOwner).rejects.toMatchObject({ column, schema: 'reminders' });
+  });
+});
+
+describe('an update of job_queue', () => {
+  const update = ({ id }: Job, change: string) =>
+    as('service_role', (db) => rowsOf(db, `update reminders.job_queue set ${change} where id = $1 returning *`, [id]));
+  const readyAt = () => query('select scheduled_at, generation from outbox.ready order by generation desc limit 1');
+
+  it('to pending redrives what failed', async () => {
+    const job = await addJob('failed');
+    expect(await update(job, `status = 'pending', processed_at = null`)).toMatchObject([{ status: 'pending' }]);
+    expect(await query('select state, attempt, generation from outbox.jobs')).toEqual([
+      { state: 'pending', attempt: 0, generation: 2 },
+    ]);
+  });
+
+  it('to pending hands back what a dead worker holds, and not what a live one runs', async () => {
+    const job = await addJob('active');
+    await expect(update(job, `status = 'pending'`)).rejects.toMatchObject({ code: 'OB003', column: 'status' });
+    await query(`update outbox.jobs set locked_until = now() - interval '1 s'`);
+    expect(await update(job, `status = 'pending'`)).toMatchObject([{ status: 'pending' }]);
+  });
+
+  it('of scheduled_at moves what waits, in BullMQ too', async () => {
+    const job = await addJob('published');
+    await update(job, `scheduled_at = '2030-01-01'`);
+    expect(await readyAt()).toEqual([{ scheduled_at: new Date('2030-01-01'), generation: 2 }]);
+    expect(await query('select outbox.job_uuid(job_id) as id from outbox.removals')).toEqual([{ id: job.id }]);
+  });
+
+  it.each([
+    ['status', `status = 'processed'`],
+    ['sync_id', `sync_id = gen_random_uuid()`],
+    ['error_message', `error_message = 'none'`],
+  ])('says what cannot be written: %s', async (column, change) => {
+    await expect(update(await addJob('failed'), change)).rejects.toMatchObject({ column, schema: 'reminders' });
+  });
+
+  it('of a row that has ended well changes nothing', async () => {
+    const job = await addJob('completed');
+    await expect(update(job, `status = 'pending'`)).rejects.toMatchObject({ code: 'OB004' });
+  });
+
+  it.each(['anon', 'authenticated'])('is refused to %s', async (role) => {
+    await addJob('failed');
+    const change = as(role, (db) => db.query(`update reminders.job_queue set status = 'pending'`));
+    await expect(change).rejects.toMatchObject({ code: SQLSTATE.insufficientPrivilege });
   });
 });
 

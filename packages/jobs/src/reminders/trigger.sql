@@ -274,79 +274,11 @@ create or replace function reminders.reminder_delay() returns interval
 language sql stable security definer set search_path = pg_catalog, pg_temp
 return (select coalesce(t.operator_delay, t.delay) from outbox.job_types t where t.name = 'reminder_24h');
 
--- The queue as the application knew it. Words: published is pending, completed is processed; cancelled is skipped with
--- its reason, failed is an honest fifth word.
-create or replace view reminders.job_queue with (security_invoker = true) as
-select
-  outbox.job_uuid(j.id) as id,
-  outbox.uuid_or_null(j.payload ->> 'autoSyncId') as sync_id,
-  j.name as job_type,
-  j.scheduled_at,
-  case j.state
-    when 'published' then 'pending'
-    when 'active' then 'processing'
-    when 'completed' then 'processed'
-    when 'cancelled' then 'skipped'
-    else j.state
-  end as status,
-  j.created_at,
-  j.finished_at as processed_at,
-  coalesce(j.reason, j.last_error) as error_message
-from outbox.jobs j
-where j.name in ('reminder_24h', 'pause_check_48h');
-
--- Fires instead of a delete from reminders.job_queue, once per row: an open job is cancelled, one that has ended is gone from
--- the history (its texts stay in the ledger). A reminder that the sweep would plan again without its row keeps it, and is
--- not counted.
-create or replace function reminders.delete_from_job_queue() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-declare
-  job outbox.jobs;
-begin
-  select j.* into job from outbox.jobs j where j.id = outbox.job_id(old.id) for no key update;
-  if not found then
-    return null; -- pruned since the statement began
-  elsif job.finished_at is null then
-    perform outbox.cancel_jobs(ids => array[job.id], reason => 'deleted');
-    return old;
-  elsif job.name = 'reminder_24h' and exists (
-    select from public.auto_syncs s
-    where s.id = outbox.uuid_or_null(job.key)
-      and s.status = 'running'
-      and s.last_reminder_sent_at is null
-      and s.created_at >= now() - reminders.jobs_are_known_for()
-  ) then
-    raise notice 'job_queue: % is left, or auto sync % would be reminded after all', old.id, job.key;
-    return null;
-  end if;
-  insert into outbox.removals (queue, job_id, generation) values (job.queue, job.id, job.generation);
-  delete from outbox.attempts a where a.job_id = job.id;
-  delete from outbox.idempotency_keys k where k.job_id = job.id;
-  delete from outbox.jobs j where j.id = job.id;
-  return old;
-end $$;
-
-create or replace trigger cancel_or_prune instead of delete on reminders.job_queue
-for each row execute function reminders.delete_from_job_queue();
-
 revoke execute on all functions in schema reminders from public;
 grant select on reminders.standings, reminders.recipients, reminders.texts to outbox_worker;
 grant execute on function reminders.record_messages(uuid), reminders.follow_up(uuid) to outbox_worker;
 grant execute on function reminders.is_organizer(uuid, jsonb) to outbox_api;
 revoke execute on function reminders.mark_reminded(uuid) from outbox_worker; -- it follows up
-
-do $$
-begin
-  if exists (select from pg_roles where rolname = 'service_role') then
-    grant usage on schema reminders to service_role;
-    grant select, delete on reminders.job_queue to service_role;
-  end if;
-  if exists (select from pg_roles where rolname = 'authenticated') then
-    grant usage on schema reminders to authenticated;
-    grant select on reminders.job_queue to authenticated;
-  end if;
-end $$;
 
 reset role;
 
