@@ -230,6 +230,7 @@ async function openQueues(databaseUrl: string, redisUrl: string, cleanups: Clean
   const backend = await connectQueueBackend(
     {
       DATABASE_URL: databaseUrl,
+      DATABASE_POOLED: false,
       OUTBOX_INSTANCE: INSTANCE,
       QUEUE_BACKEND: 'redis',
       REDIS_URL: redisUrl,

@@ -47,7 +47,9 @@ begin
     if gate.state <> 'closed' then
       away := away + 1;
       if outbox.probe_from(gate, pass_gate.tenant) > moment and gate.probe_job is distinct from pass_gate.job_id then
-        blocked_until := greatest(blocked_until, outbox.blocked_until(gate, moment) + random() * interval '2 s');
+        blocked_until := greatest(
+          blocked_until, outbox.blocked_until(gate, moment, pass_gate.tenant) + random() * interval '2 s'
+        );
         reason := 'breaker_open';
       end if;
     end if;
@@ -87,19 +89,27 @@ create or replace function outbox.probe_from(breaker outbox.breakers, tenant tex
 language sql immutable set search_path = pg_catalog, pg_temp
 return breaker.probe_at + case when tenant = any (breaker.failed_tenants) then interval '10 s' else interval '0' end;
 
--- Until when a breaker that is not closed keeps others away. Of a probe under way one hears soon.
-create or replace function outbox.blocked_until(breaker outbox.breakers, moment timestamptz) returns timestamptz
+-- Until when a breaker that is not closed keeps others away. Of a probe one hears soon: of the one under way, or of the one
+-- that another tenant is free to make.
+drop function if exists outbox.blocked_until(outbox.breakers, timestamptz);
+create or replace function outbox.blocked_until(breaker outbox.breakers, moment timestamptz, tenant text)
+returns timestamptz
 language sql immutable set search_path = pg_catalog, pg_temp
-return case breaker.state
-  when 'open' then breaker.probe_at
-  when 'half_open' then least(breaker.probe_at, moment + interval '5 s')
+return case
+  when breaker.state = 'closed' then null
+  when breaker.state = 'half_open' or breaker.probe_at <= moment
+  then least(outbox.probe_from(breaker, tenant), moment + interval '5 s')
+  else breaker.probe_at
 end;
 
 -- A run of this job found the provider unavailable. Returns until when nobody calls it, or null while people still do: then
 -- the failure costs its attempt, like any. When a breaker opens, the attempts of its streak are given back, and the run
--- that opened it (or ended after that) spends none. tenant is null of a provider that knows one tenant only.
-create or replace function outbox.note_provider_failure(provider text, tenant text, job_id bigint, error text)
-returns timestamptz
+-- that opened it (or ended after that) spends none. tenant is null of a provider that knows one tenant only;
+-- spends_attempt is false of a run that is repeated in any case, which has nothing to be given back.
+drop function if exists outbox.note_provider_failure(text, text, bigint, text);
+create or replace function outbox.note_provider_failure(
+  provider text, tenant text, job_id bigint, error text, spends_attempt boolean default true
+) returns timestamptz
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -154,14 +164,14 @@ begin
     and b.state = 'half_open'
     and b.probe_job = note_provider_failure.job_id;
 
-  select max(outbox.blocked_until(b, moment)) into until
+  select max(outbox.blocked_until(b, moment, note_provider_failure.tenant)) into until
   from outbox.breakers b
   where b.provider = note_provider_failure.provider and b.tenant in ('', note_provider_failure.tenant);
-  if until is null then
+  if until is null and note_provider_failure.spends_attempt then
     update outbox.breakers b
     set failed_jobs = b.failed_jobs || note_provider_failure.job_id
     where b.provider = note_provider_failure.provider and b.tenant = coalesce(note_provider_failure.tenant, '');
-  else
+  elsif until is not null then
     perform outbox.give_attempts_back(note_provider_failure.provider, note_provider_failure.tenant);
   end if;
   return until;

@@ -26,7 +26,7 @@ grant execute on function
   outbox.enqueue_many(text, jsonb, boolean), outbox.cancel(text, text, text), outbox.cancel_many(text[], text[], text)
   to outbox_worker, outbox_api;
 grant execute on function
-  outbox.pass_gate(bigint, text, text), outbox.note_provider_failure(text, text, bigint, text),
+  outbox.pass_gate(bigint, text, text), outbox.note_provider_failure(text, text, bigint, text, boolean),
   outbox.note_provider_answers(text[], text[]), outbox.release_probe(bigint),
   outbox.note_provider_limit(text, text, float8), outbox.take_turns(text[], text[], float8)
   to outbox_worker;

@@ -29,9 +29,10 @@ async function addProvider(limits: { threshold?: number; perMinute?: number } = 
         [job, name, tenant],
       ),
     /** True when nobody calls the provider any more. */
-    fail: async (job: string, tenant: string | null = null) =>
-      (await one('select outbox.note_provider_failure($1, $2, $3, $4) is not null as away', [name, tenant, job, '503']))
-        .away,
+    fail: async (job: string, tenant: string | null = null, spendsAttempt = true) => {
+      const failure = [name, tenant, job, '503', spendsAttempt];
+      return (await one('select outbox.note_provider_failure($1, $2, $3, $4, $5) is not null as away', failure)).away;
+    },
     answer: (tenant: string | null = null) =>
       pool.query('select outbox.note_provider_answers($1, $2)', [[name], [tenant]]),
     breaker: (tenant = '') =>
@@ -92,6 +93,14 @@ describe('a breaker', () => {
     const job = await provider.addJob('claim', 'retry', 'claim', 'retry', 'claim');
     for (let failure = 1; failure <= 3; failure += 1) await provider.fail(job);
     expect(await attemptOf(job)).toBe(1);
+  });
+
+  it('gives nothing back for a run that spent no attempt', async () => {
+    const provider = await addProvider({ threshold: 2 });
+    const job = await provider.addJob('claim', 'retry', 'claim', 'retry');
+    await provider.fail(job, null, false);
+    expect(await provider.fail(await provider.addJob())).toBe(true);
+    expect(await attemptOf(job)).toBe(2);
   });
 
   it('gives an attempt back later when its run has failed and is not written down yet', async () => {
@@ -256,7 +265,9 @@ describe('with tenants', () => {
     for (const tenant of ['ada', 'ben']) await provider.fail(await provider.addJob(), tenant);
     await provider.goBy(62);
     const [failed, other] = [await provider.addJob(), await provider.addJob()];
-    expect(await provider.pass(failed, 'ada')).toMatchObject({ passes: false, reason: 'breaker_open' });
+    const blocked = await provider.pass(failed, 'ada');
+    expect(blocked).toMatchObject({ passes: false, reason: 'breaker_open' });
+    expect(blocked.forS).toBeGreaterThan(3); // Not at once again: there is nothing new to hear then.
     expect(await provider.pass(other, 'cyd')).toMatchObject({ passes: true, probing: true });
     await provider.fail(other, 'cyd');
     await provider.goBy(71);

@@ -40,10 +40,11 @@ export function withSession(env: Environment, work: (session: Session) => Promis
 /** The same, whichever installation the database belongs to. */
 export async function withAnyDatabase(env: Environment, work: (session: Session) => Promise<void>): Promise<void> {
   const settings = loadConfig(sharedSettings, env);
-  const { DATABASE_URL: url, DATABASE_ROLE: role } = settings;
+  const { DATABASE_URL: url, DATABASE_ROLE: role, DATABASE_POOLED: pooled } = settings;
   const pool = createPool({
     url,
     role,
+    pooled,
     applicationName: 'outbox cli',
     max: 2,
     lockTimeoutMs: LOCK_TIMEOUT_MS,
@@ -86,5 +87,5 @@ export function explain(error: unknown): string {
 
 /** For what needs the queue backend; all else works without one. Throws `ConfigError`. */
 export function requireRedisUrl(settings: SharedSettings): void {
-  loadConfig(withQueueBackend(sharedSettings), { ...settings });
+  loadConfig(withQueueBackend(sharedSettings), { ...settings, DATABASE_POOLED: String(settings.DATABASE_POOLED) });
 }

@@ -64,6 +64,7 @@ describe('loadConfig', () => {
   test.each(['', '   ', undefined])('takes a blank variable (%j) for one that is not set', (blank) => {
     expect(load({ ...VALID, LOG_LEVEL: blank, DATABASE_ROLE: blank })).toEqual({
       ...VALID,
+      DATABASE_POOLED: false,
       QUEUE_BACKEND: 'redis',
       QUEUE_PREFIX: 'outbox',
       LOG_LEVEL: 'info',

@@ -69,6 +69,11 @@ export const sharedSettings = z.object({
     .regex(/^[a-z_][a-z0-9_]*$/, 'must be a plain role name')
     .optional()
     .describe('Role to take after login (set role); blank keeps the login role'),
+  DATABASE_POOLED: envBoolean
+    .default(false)
+    .describe(
+      "True behind a transaction pooler (PgBouncer, Supavisor's port 6543): nothing is prepared; set WAKE_UP=poll too",
+    ),
   OUTBOX_INSTANCE: z
     .string({ error: 'is missing: name this installation, e.g. production; it must match outbox.meta' })
     .regex(/^[a-z0-9][a-z0-9._-]{0,62}$/i, 'must be letters, digits, dots, dashes or underscores')

@@ -68,6 +68,7 @@ async function setup(kind: QueueBackend['kind']) {
       QUEUE_BACKEND: kind,
       REDIS_URL: keys.redisUrl,
       QUEUE_PREFIX: keys.prefix,
+      DATABASE_POOLED: false,
       LOG_LEVEL: 'error',
     },
     () => undefined,

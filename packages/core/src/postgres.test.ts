@@ -146,8 +146,18 @@ describe('createPool', () => {
     const pool = setup({ max: 1 });
     for (const n of [1, 2, 3]) expect(await one(pool, 'select $1::int as n', [n])).toEqual({ n });
     await pool.query('select 4');
-    const { rows } = await pool.query('select statement from pg_prepared_statements');
-    expect(rows).toEqual([{ statement: 'select $1::int as n' }]);
+    const { rows } = await pool.query('select name, statement from pg_prepared_statements');
+    // By its text: what one process has prepared on a session is no other statement of the next one.
+    expect(rows).toEqual([{ name: 'outbox_0da9be2ebeb524a87e44db53c985f7c7', statement: 'select $1::int as n' }]);
+  });
+
+  test('behind a transaction pooler nothing is prepared and no session is tuned', async () => {
+    const pool = setup({ max: 1, pooled: true, preferIndexes: true });
+    expect(await one(pool, 'select $1::int as n', [1])).toEqual({ n: 1 });
+    const asked = `
+      select current_setting('jit') as jit, current_setting('enable_seqscan') as all,
+        (select count(*)::int from pg_prepared_statements) as prepared`;
+    expect(await one(pool, asked)).toEqual({ jit: 'on', all: 'on', prepared: 0 });
   });
 
   test('after a column has changed its type, a statement works again on its second try, in a transaction too', async () => {

@@ -48,6 +48,11 @@ export interface PoolOptions {
    * reads without an index spoils its plan. Default false.
    */
   preferIndexes?: boolean;
+  /**
+   * True behind a transaction pooler, where the next transaction may be sent to another session: then nothing is prepared, and
+   * no session is tuned. Default false.
+   */
+  pooled?: boolean;
   onError: (error: Error) => void;
 }
 
@@ -63,11 +68,11 @@ const IDLE_IN_TRANSACTION_MS = 30 * SECOND;
  * connects before the first query.
  */
 export function createPool(options: PoolOptions): Pool {
-  const { url, applicationName, max, lockTimeoutMs, onError } = options;
+  const { url, applicationName, max, lockTimeoutMs, pooled = false, onError } = options;
   const { queryTimeoutMs = QUERY_TIMEOUT_MS, idleInTransactionMs = IDLE_IN_TRANSACTION_MS } = options;
   const settings = sessionSettings(options);
   const pool = new pg.Pool({
-    Client: PreparingClient,
+    ...(pooled ? {} : { Client: PreparingClient }),
     connectionString: url,
     application_name: applicationName,
     max,
@@ -85,12 +90,14 @@ export function createPool(options: PoolOptions): Pool {
   return pool;
 }
 
-function sessionSettings({ role, preferIndexes = false }: PoolOptions): string {
+function sessionSettings({ role, preferIndexes = false, pooled = false }: PoolOptions): string {
   const settings = [
-    // Compiling pays for reports over millions of rows. Here only a wrong estimate sets it off, and it costs 100 ms.
-    'jit=off',
     ...(role === undefined ? [] : [`role=${role}`]),
-    ...(preferIndexes ? ['enable_seqscan=off', 'enable_bitmapscan=off', 'plan_cache_mode=force_generic_plan'] : []),
+    // Compiling pays for reports over millions of rows. Here only a wrong estimate sets it off, and it costs 100 ms.
+    ...(pooled ? [] : ['jit=off']),
+    ...(preferIndexes && !pooled
+      ? ['enable_seqscan=off', 'enable_bitmapscan=off', 'plan_cache_mode=force_generic_plan']
+      : []),
   ];
   return settings.map((setting) => `-c ${setting}`).join(' ');
 }

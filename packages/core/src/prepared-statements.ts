@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import pg from 'pg';
 
 /** More texts than this process has; statements that somebody composes anew each time must not fill the server's memory. */
@@ -5,11 +6,11 @@ const MOST_STATEMENTS = 200;
 
 const names = new Map<string, string>();
 
-/** One name for the same text in all connections of this process; undefined when there are too many of them. */
+/** One name for the same text, in all processes; undefined when this one has sent too many of them. */
 function nameOf(text: string): string | undefined {
   const known = names.get(text);
   if (known !== undefined || names.size >= MOST_STATEMENTS) return known;
-  const name = `outbox_${names.size + 1}`;
+  const name = `outbox_${createHash('sha256').update(text).digest('hex').slice(0, 32)}`;
   names.set(text, name);
   return name;
 }

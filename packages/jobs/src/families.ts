@@ -27,7 +27,7 @@ export const families: Family[] = [
       'public.auto_sync_responses',
       'public.auto_sync_messages',
     ],
-    migrations: [sqlFile('reminders/0001_one_pending_per_type.sql')],
+    migrations: sqlFiles('reminders', ['0001_one_pending_per_type', '0002_jobs_by_uuid']),
     sql: [
       ...sqlFiles('reminders', ['trigger', 'job-queue']),
       sqlFile('pause-checks/functions.sql'),
@@ -38,6 +38,7 @@ export const families: Family[] = [
   {
     name: 'bubble',
     hostTables: ['public.users'],
+    migrations: sqlFiles('bubble-sync', ['0001_jobs_by_uuid']),
     sql: sqlFiles('bubble-sync', ['user-source', 'functions', 'sync-queue', 'sweep', 'access']),
     sweep: 'bubble.sweep',
   },
@@ -51,7 +52,7 @@ export const families: Family[] = [
       'public.sync_status',
       'public.error_logs',
     ],
-    migrations: sqlFiles('gmb-sync', ['0001_marks_and_runs', '0002_cheaper_claims']),
+    migrations: sqlFiles('gmb-sync', ['0001_marks_and_runs', '0002_cheaper_claims', '0003_jobs_by_uuid']),
     sql: sqlFiles('gmb-sync', [
       'host',
       'marks',

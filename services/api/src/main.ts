@@ -27,10 +27,11 @@ await runService({
   loadSettings: () => loadConfig(apiSettings, process.env),
   logLevel: (settings) => settings.LOG_LEVEL,
   start: async (settings, log) => {
-    const { DATABASE_URL: url, DATABASE_ROLE: role } = settings;
+    const { DATABASE_URL: url, DATABASE_ROLE: role, DATABASE_POOLED: pooled } = settings;
     const pool = createPool({
       url,
       role,
+      pooled,
       applicationName: 'outbox api',
       max: 5,
       lockTimeoutMs: LOCK_TIMEOUT_MS,

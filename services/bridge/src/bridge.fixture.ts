@@ -99,6 +99,7 @@ export async function openQueues(redisUrl: string, prefix: string, postgresUrl?:
     QUEUE_BACKEND: postgresUrl === undefined ? 'redis' : 'postgres',
     REDIS_URL: redisUrl,
     QUEUE_PREFIX: prefix,
+    DATABASE_POOLED: false,
     LOG_LEVEL: 'error',
   };
   const backend = await connectQueueBackend(settings, () => undefined);

@@ -33,10 +33,11 @@ await runService({
   loadSettings: () => loadConfig(bridgeSettings, process.env),
   logLevel: (settings) => settings.LOG_LEVEL,
   start: async (settings, log) => {
-    const { DATABASE_URL: url, DATABASE_ROLE: role } = settings;
+    const { DATABASE_URL: url, DATABASE_ROLE: role, DATABASE_POOLED: pooled } = settings;
     const pool = createPool({
       url,
       role,
+      pooled,
       applicationName: 'outbox bridge',
       max: 3,
       preferIndexes: true,

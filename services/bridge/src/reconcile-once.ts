@@ -35,10 +35,10 @@ async function main(args: string[]): Promise<void> {
 
 async function reconcile(dryRun: boolean): Promise<Findings> {
   const settings = loadConfig(bridgeSettings, process.env);
-  const { DATABASE_URL: url, DATABASE_ROLE: role } = settings;
+  const { DATABASE_URL: url, DATABASE_ROLE: role, DATABASE_POOLED: pooled } = settings;
   const log = createLogger({ service: 'reconcile', level: settings.LOG_LEVEL });
   const onError = (err: Error) => log.warn({ err }, 'lost a connection');
-  const pool = createPool({ url, role, applicationName: 'outbox reconcile', max: 2, onError });
+  const pool = createPool({ url, role, pooled, applicationName: 'outbox reconcile', max: 2, onError });
   try {
     await assertPostgresReachable(pool, url);
     await assertInstallation(pool, settings);

@@ -1,7 +1,5 @@
 import {
   enqueueDefined,
-  isConnectionError,
-  isContention,
   JobCancelledError,
   LeaseLostError,
   withTransaction,
@@ -21,7 +19,7 @@ import { endingOf, type Ending } from './ending.ts';
 import { finishAll, type FinishResult } from './finish.ts';
 import { Progress } from './progress.ts';
 import type { ProviderCalls } from './provider-gate.ts';
-import { untilItWorks } from './until-it-works.ts';
+import { isTransient, untilItWorks } from './until-it-works.ts';
 
 /** This run was ended before, by a transaction whose answer got lost: roll back, it all happened already. */
 class EndedEarlierError extends Error {
@@ -116,7 +114,7 @@ export class JobRun implements JobContext {
     this.#completing = true;
     return untilItWorks(() => this.#completeOnce(write), {
       signal: this.signal,
-      isWorthRepeating: (error) => error instanceof RowBusyError || isContention(error) || isConnectionError(error),
+      isWorthRepeating: (error) => error instanceof RowBusyError || isTransient(error),
     });
   };
 
@@ -166,8 +164,7 @@ export class JobRun implements JobContext {
 /** Single statements that may be repeated: reads, and the ledger's, which say the same when said twice. */
 function repeating(pool: Pool, signal?: AbortSignal): Queryable {
   return {
-    query: (text, values) =>
-      untilItWorks(() => pool.query(text, values), { signal, isWorthRepeating: isConnectionError }),
+    query: (text, values) => untilItWorks(() => pool.query(text, values), { signal }),
   };
 }
 

@@ -43,11 +43,12 @@ await runService({
   loadSettings: () => loadConfig(workerSettings, process.env),
   logLevel: (settings) => settings.LOG_LEVEL,
   start: async (settings, log) => {
-    const { DATABASE_URL: url, DATABASE_ROLE: role, LEASE: leaseMs } = settings;
+    const { DATABASE_URL: url, DATABASE_ROLE: role, DATABASE_POOLED: pooled, LEASE: leaseMs } = settings;
     const onError = (err: unknown) => log.warn({ err }, 'lost a Postgres connection');
     const pool = createPool({
       url,
       role,
+      pooled,
       applicationName: 'outbox worker',
       max: 4,
       lockTimeoutMs: LOCK_TIMEOUT_MS,
@@ -58,6 +59,7 @@ await runService({
     const leasePool = createPool({
       url,
       role,
+      pooled,
       applicationName: 'outbox worker leases',
       max: 1,
       queryTimeoutMs: leaseMs / 3,

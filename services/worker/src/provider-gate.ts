@@ -1,8 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   EffectUndecidedError,
-  isConnectionError,
-  isContention,
   microBatch,
   OutboxError,
   ProviderUnavailableError,
@@ -64,12 +62,15 @@ export class ProviderGate {
   }
 
   /** Until when nobody calls the provider, in milliseconds from now; undefined while people still do. */
-  async noteFailure({ provider, tenant }: Caller, jobId: string, error: unknown): Promise<number | undefined> {
+  async noteFailure(
+    { provider, tenant }: Caller,
+    { jobId, error, spendsAttempt }: { jobId: string; error: unknown; spendsAttempt: boolean },
+  ): Promise<number | undefined> {
     const { rows } = await this.#pool.query<{ waitMs: number | null }>(
       /* sql */ `
       select extract(epoch from n.until - clock_timestamp())::float8 * 1000 as "waitMs"
-      from outbox.note_provider_failure($1, $2, $3, $4) as n (until)`,
-      [provider, tenant, jobId, describeError(error)],
+      from outbox.note_provider_failure($1, $2, $3, $4, $5) as n (until)`,
+      [provider, tenant, jobId, describeError(error), spendsAttempt],
     );
     return rows[0]?.waitMs ?? undefined;
   }
@@ -103,10 +104,7 @@ export class ProviderGate {
 
 /** Repeating any of these does no harm: at worst a turn is left unused, or a failure counts twice. */
 function persistently<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
-  return untilItWorks(work, {
-    isWorthRepeating: (error) => isConnectionError(error) || isContention(error),
-    ...(signal ? { signal } : {}),
-  });
+  return untilItWorks(work, { signal });
 }
 
 /** The calls that one run makes, and what they tell about the provider. */
@@ -166,7 +164,9 @@ export class ProviderCalls {
     const { gate, caller } = this.#through;
     const unavailable = this.#unavailableFor(ending, error);
     if (unavailable) {
-      const waitMs = await persistently(() => gate.noteFailure(caller, this.#job.id, unavailable));
+      const spendsAttempt = ending.kind === 'retried' || ending.kind === 'failed';
+      const failure = { jobId: this.#job.id, error: unavailable, spendsAttempt };
+      const waitMs = await persistently(() => gate.noteFailure(caller, failure));
       return waitMs === undefined ? ending : parked(ending, waitMs, unavailable);
     }
     if (this.#answered) await persistently(() => gate.noteAnswer(caller));

@@ -34,6 +34,7 @@ function connectBackend(kind: QueueBackend['kind'], redisUrl = keys.redisUrl): P
     QUEUE_BACKEND: kind,
     REDIS_URL: redisUrl,
     QUEUE_PREFIX: keys.prefix,
+    DATABASE_POOLED: false,
     LOG_LEVEL: 'error',
   };
   return connectQueueBackend(settings, () => undefined);

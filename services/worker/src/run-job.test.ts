@@ -91,6 +91,7 @@ async function setup(kind: QueueBackend['kind'], { job = {}, leaseMs = 5 * SECON
     QUEUE_BACKEND: kind,
     REDIS_URL: keys.redisUrl,
     QUEUE_PREFIX: keys.prefix,
+    DATABASE_POOLED: false,
     LOG_LEVEL: 'error',
   };
   const backend = await connectQueueBackend(settings, () => undefined);

@@ -1,7 +1,5 @@
 import {
   assertNever,
-  isConnectionError,
-  isContention,
   JobTimeoutError,
   LeaseLostError,
   type DatabaseClock,
@@ -19,7 +17,7 @@ import { describeError, storable, type FinishRequest, type FinishResult } from '
 import { JobRun } from './job-run.ts';
 import type { Leases } from './leases.ts';
 import type { ProviderGate } from './provider-gate.ts';
-import { untilItWorks } from './until-it-works.ts';
+import { isTransient, untilItWorks } from './until-it-works.ts';
 
 /** What running jobs needs, made once per process. */
 export interface JobRunner<Dependencies> {
@@ -82,10 +80,7 @@ async function decide<Dependencies extends object>(
   bullJob: Job,
   runner: JobRunner<Dependencies>,
 ): Promise<Decision> {
-  const verdict = await untilItWorks(() => runner.claim(delivery), {
-    isWorthRepeating: (error) => isConnectionError(error) || isContention(error),
-    signal: runner.handBack,
-  });
+  const verdict = await untilItWorks(() => runner.claim(delivery), { signal: runner.handBack });
   switch (verdict.kind) {
     case 'drop':
       runner.log.debug({ jobId: bullJob.id, reason: verdict.reason }, 'job dropped');
@@ -180,7 +175,7 @@ async function hasOpenCalls<Dependencies>(
   runner: JobRunner<Dependencies>,
 ): Promise<boolean> {
   if (ending.kind === 'completed' || ending.kind === 'skipped' || ending.kind === 'lost') return false;
-  return untilItWorks(() => hasOpenEffects(runner.pool, job.id), { isWorthRepeating: isConnectionError });
+  return untilItWorks(() => hasOpenEffects(runner.pool, job.id));
 }
 
 async function handle<Dependencies extends object>(
@@ -218,7 +213,7 @@ async function endRow<Dependencies>(
       return result;
     },
     {
-      isWorthRepeating: (error) => error instanceof RowLockedError || isConnectionError(error) || isContention(error),
+      isWorthRepeating: (error) => error instanceof RowLockedError || isTransient(error),
     },
   );
 }

@@ -20,6 +20,7 @@ async function setup() {
     QUEUE_BACKEND: 'redis',
     REDIS_URL: proxy.url,
     QUEUE_PREFIX: 'test',
+    DATABASE_POOLED: false,
     LOG_LEVEL: 'error',
   };
   const backend = await connectQueueBackend(settings, () => undefined);

@@ -169,18 +169,17 @@ begin
     return true;
   elsif job.state = 'failed' then
     perform outbox.redrive(id => job.id);
-    if due > clock_timestamp() then
-      perform outbox.reschedule(id => job.id, scheduled_at => due);
-    end if;
-    return true;
   elsif job.state = 'active' and job.locked_until < clock_timestamp() then
     perform outbox.unpublish(ids => array[job.id], generations => array[job.generation], remove => true);
-    return true;
   elsif job.state = 'active' then
     perform bubble.refuse('status', 'the row is being processed', 'Wait for the end of this attempt.', 'OB003');
+  else
+    perform bubble.refuse('status', 'the row has ended', 'Insert a new row for the user.', 'OB004');
   end if;
-  perform bubble.refuse('status', 'the row has ended', 'Insert a new row for the user.', 'OB004');
-  return false;
+  if due > clock_timestamp() then
+    perform outbox.reschedule(id => job.id, scheduled_at => due);
+  end if;
+  return true;
 exception when sqlstate 'OB005' then
   raise notice 'sync_queue: user % waits in a newer row; % is left as it is', job.key, outbox.job_uuid(job.id);
   return false;

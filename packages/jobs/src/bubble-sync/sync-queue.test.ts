@@ -177,6 +177,15 @@ describe('an update of sync_queue to pending runs the row again', () => {
     expect(await jobOf(userId)).toMatchObject({ state: 'pending', attempt: 0 });
   });
 
+  test.each(['failed', 'active'] as const)('at another time when that is asked for: one that was %s', async (state) => {
+    const userId = await userWith(state);
+    await query(`update outbox.jobs set locked_until = now() - interval '1 s' where state = 'active'`);
+    await asService(`update sync_queue set status = 'pending', next_retry_at = '2030-01-01' where user_id = $1`, [
+      userId,
+    ]);
+    expect(await jobOf(userId)).toMatchObject({ state: 'pending', scheduled_at: new Date('2030-01-01') });
+  });
+
   test('but for one whose user waits in a newer row: that does the same', async () => {
     const userId = await userWith('failed');
     await asService('insert into sync_queue (user_id) values ($1)', [userId]);

@@ -10,16 +10,16 @@ create or replace function gmb.count_worker_runs(since timestamptz) returns int
 language sql security definer set search_path = pg_catalog, pg_temp
 begin atomic
   with begun as (
-    select j.* from outbox.jobs j where j.name = 'gmb_sync' and j.finished_at is null
+    select j.id, j.payload, j.state, j.run, j.attempt, j.locked_by, j.locked_until, j.started_at
+    from outbox.jobs j
+    where j.name = 'gmb_sync' and j.finished_at is null
     union all
-    select j.*
+    select j.id, j.payload, j.state, j.run, j.attempt, j.locked_by, j.locked_until, j.started_at
     from outbox.jobs j
     where j.name = 'gmb_sync' and j.finished_at >= date_trunc('minute', count_worker_runs.since)
   ),
   recent as (
-    select b.id, b.payload, b.state, b.run, b.attempt, b.locked_by, b.locked_until, b.started_at
-    from begun b
-    where b.started_at >= date_trunc('minute', count_worker_runs.since)
+    select b.* from begun b where b.started_at >= date_trunc('minute', count_worker_runs.since)
   ),
   runs as (
     select

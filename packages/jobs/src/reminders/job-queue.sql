@@ -134,22 +134,22 @@ begin
     perform reminders.refuse(
       'status', 'can only be set to pending', 'Delete the row to cancel it. How it ends is for the worker to say.'
     );
+  elsif new.scheduled_at is null then
+    perform reminders.refuse('scheduled_at', 'is missing', 'Say when, e.g. now().', '23502');
   elsif changed = '{}' then
     return new;
   end if;
 
   job := outbox.lock_job(outbox.job_id(old.id));
-  if not is_handed_back then
-    perform outbox.reschedule(id => job.id, scheduled_at => coalesce(new.scheduled_at, clock_timestamp()));
-  elsif job.state = 'active' and job.locked_until < clock_timestamp() then
-    perform outbox.unpublish(ids => array[job.id], generations => array[job.generation], remove => true);
-  elsif job.state = 'active' then
+  if is_handed_back and job.state = 'active' and job.locked_until >= clock_timestamp() then
     perform reminders.refuse('status', 'the row is being processed', 'Wait for the end of this attempt.', 'OB003');
-  else
+  elsif is_handed_back and job.state = 'active' then
+    perform outbox.unpublish(ids => array[job.id], generations => array[job.generation], remove => true);
+  elsif is_handed_back then
     perform outbox.redrive(id => job.id);
-    if 'scheduled_at' = any (changed) then
-      perform outbox.reschedule(id => job.id, scheduled_at => new.scheduled_at);
-    end if;
+  end if;
+  if 'scheduled_at' = any (changed) then
+    perform outbox.reschedule(id => job.id, scheduled_at => new.scheduled_at);
   end if;
   return reminders.job_queue_row(job.id);
 end $$;

@@ -370,6 +370,19 @@ describe('an update of job_queue', () => {
     expect(await update(job, `status = 'pending'`)).toMatchObject([{ status: 'pending' }]);
   });
 
+  it.each(['failed', 'active'] as const)(
+    'to pending at another time makes what was %s wait until then',
+    async (state) => {
+      const job = await addJob(state);
+      await query(`update outbox.jobs set locked_until = now() - interval '1 s' where state = 'active'`);
+      expect(await update(job, `status = 'pending', scheduled_at = '2030-01-01'`)).toMatchObject([
+        { status: 'pending', scheduled_at: new Date('2030-01-01') },
+      ]);
+      expect(await query('select generation from outbox.jobs')).toEqual([{ generation: 3 }]);
+      expect(await readyAt()).toEqual([{ scheduled_at: new Date('2030-01-01'), generation: 3 }]);
+    },
+  );
+
   it('of scheduled_at moves what waits, in BullMQ too', async () => {
     const job = await addJob('published');
     await update(job, `scheduled_at = '2030-01-01'`);
@@ -381,6 +394,7 @@ describe('an update of job_queue', () => {
     ['status', `status = 'processed'`],
     ['sync_id', `sync_id = gen_random_uuid()`],
     ['error_message', `error_message = 'none'`],
+    ['scheduled_at', 'scheduled_at = null'],
   ])('says what cannot be written: %s', async (column, change) => {
     await expect(update(await addJob('failed'), change)).rejects.toMatchObject({ column, schema: 'reminders' });
   });
