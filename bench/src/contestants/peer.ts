@@ -61,6 +61,7 @@ export async function until(isDone: () => boolean | Promise<boolean>): Promise<v
     async () => {
       if (!(await isDone())) throw new Error('Some jobs are not done.');
     },
-    { timeoutMs: 10 * MINUTE, intervalMs: 10 },
+    // Looking costs the database something, and at most this much is added to seconds.
+    { timeoutMs: 10 * MINUTE, intervalMs: 50 },
   );
 }

@@ -88,8 +88,10 @@ const CLAIM = /* sql */ `
   unlocked as (
     select
       j.id, j.generation, j.state, j.run, j.attempt, j.interruptions, j.scheduled_at, j.locked_by, j.locked_until,
-      j.started_at, q.paused_at is not null as paused, j.serial_key is null or j.admitted as has_turn, t.provider,
-      j.provider_tenant
+      j.started_at, q.paused_at is not null as paused, q.epoch, j.serial_key is null or j.admitted as has_turn, t.provider,
+      j.provider_tenant, t.unique_mode, t.backoff_type, t.backoff_jitter,
+      extract(epoch from coalesce(t.operator_backoff, t.backoff))::float8 * 1000 as backoff_ms,
+      extract(epoch from coalesce(t.operator_timeout, t.timeout))::float8 * 1000 as timeout_ms
     from outbox.jobs j
     left join outbox.queues q on q.name = j.queue
     left join outbox.job_types t on t.name = j.name
@@ -101,12 +103,12 @@ const CLAIM = /* sql */ `
     select u.*, u.state = 'active' as interrupted, u.interruptions + (u.state = 'active')::int as interruptions_now
     from unlocked u
     join delivered d on d.id = u.id and d.generation = u.generation
-    join outbox.meta m on m.only_row and m.restore_counter >= $6
     where not u.paused
       and (
         (u.state in ('pending', 'published') and u.scheduled_at <= clock_timestamp() and u.has_turn)
         or (u.state = 'active' and u.locked_until < clock_timestamp())
       )
+      and (select m.restore_counter from outbox.meta m where m.only_row) >= $6
   ),
   gates as materialized (
     select w.id, g.blocked_until, g.reason, g.probing
@@ -141,17 +143,17 @@ const CLAIM = /* sql */ `
     set state = 'active', run = nextval('outbox.run'), attempt = c.attempt + (not c.interrupted)::int,
         interruptions = c.interruptions_now, rerun = j.rerun and j.cancel_requested_at is not null, locked_by = $3,
         locked_until = clock_timestamp() + $4 * interval '1 ms', started_at = clock_timestamp(),
-        published_at = coalesce(j.published_at, clock_timestamp()),
-        published_epoch = coalesce(j.published_epoch, (select q.epoch from outbox.queues q where q.name = j.queue)),
+        published_at = coalesce(j.published_at, clock_timestamp()), published_epoch = coalesce(j.published_epoch, c.epoch),
         reason = case when j.cancel_requested_at is not null then j.reason end,
-        holds_key = j.holds_key and (select t.unique_mode = 'open' from outbox.job_types t where t.name = j.name)
+        holds_key = j.holds_key and c.unique_mode = 'open'
     from claimable c
     where j.id = c.id and c.interruptions_now <= $5
     returning
       j.id, j.generation, j.run, j.name, j.queue, j.payload, j.attempt, j.max_attempts,
       j.cancel_requested_at is not null as cancel_requested,
-      extract(epoch from clock_timestamp() - j.scheduled_at)::float8 * 1000 as queued_ms, c.provider, j.provider_tenant,
-      c.probing
+      extract(epoch from clock_timestamp() - j.scheduled_at)::float8 * 1000 as queued_ms,
+      extract(epoch from clock_timestamp() - j.due_at)::float8 * 1000 as late_ms, j.created_at, c.provider,
+      j.provider_tenant, c.probing, c.backoff_type, c.backoff_jitter, c.backoff_ms, c.timeout_ms
   ),
   given_up as (
     update outbox.jobs j
@@ -169,40 +171,54 @@ const CLAIM = /* sql */ `
     on conflict do nothing
   )
   select
-    d.id, c.run, c.name, c.queue, c.payload, c.attempt, c.max_attempts as "maxAttempts",
-    c.cancel_requested as "cancelRequested", c.queued_ms as "queuedMs",
-    c.provider, c.provider_tenant as "providerTenant", c.probing, w.blocked_until is not null as parked,
-    extract(epoch from coalesce(t.operator_timeout, t.timeout))::float8 * 1000 as "timeoutMs",
-    t.backoff_type as "backoffType", t.backoff_jitter as "backoffJitter",
-    extract(epoch from coalesce(t.operator_backoff, t.backoff))::float8 * 1000 as "backoffMs",
-    case when j.created_at < m.restored_at then m.restored_from end as "callsUnknownSince",
-    extract(epoch from clock_timestamp() - j.due_at)::float8 * 1000 as "lateMs",
-    g.id is not null as "givenUp", j.generation, j.state, q.paused_at is not null as paused,
-    extract(epoch from coalesce(w.blocked_until, j.scheduled_at))::float8 * 1000 as "scheduledMs",
-    extract(epoch from j.locked_until)::float8 * 1000 as "lockedUntilMs",
+    c.id, c.generation, c.run, c.name, c.queue, c.payload, c.attempt, c.max_attempts as "maxAttempts",
+    c.cancel_requested as "cancelRequested", c.queued_ms as "queuedMs", c.late_ms as "lateMs", c.provider,
+    c.provider_tenant as "providerTenant", c.probing, c.timeout_ms as "timeoutMs", c.backoff_type as "backoffType",
+    c.backoff_jitter as "backoffJitter", c.backoff_ms as "backoffMs",
+    case when c.created_at < m.restored_at then m.restored_from end as "callsUnknownSince",
+    null as state, null::boolean as paused, null::boolean as parked, null::boolean as "givenUp",
+    null::float8 as "scheduledMs", null::float8 as "lockedUntilMs",
     extract(epoch from clock_timestamp())::float8 * 1000 as "nowMs", m.restore_counter as "restoreCounter"
+  from claimed c
+  join outbox.meta m on m.only_row
+  union all
+  -- Of all others, the row as it was before the claim.
+  select
+    d.id, j.generation, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null,
+    null, j.state, q.paused_at is not null, w.blocked_until is not null, g.id is not null,
+    extract(epoch from coalesce(w.blocked_until, j.scheduled_at))::float8 * 1000,
+    extract(epoch from j.locked_until)::float8 * 1000, extract(epoch from clock_timestamp())::float8 * 1000,
+    m.restore_counter
   from delivered d
-  left join claimed c on c.id = d.id and c.generation = d.generation
-  left join given_up g on g.id = d.id
-  left join gates w on w.id = d.id and w.blocked_until is not null
+  join outbox.meta m on m.only_row
   left join outbox.jobs j on j.id = d.id
   left join outbox.queues q on q.name = j.queue
-  join outbox.meta m on m.only_row
-  left join outbox.job_types t on t.name = c.name`;
+  left join gates w on w.id = d.id and w.blocked_until is not null
+  left join given_up g on g.id = d.id
+  where d.id not in (select c.id from claimed c)`;
 
-/** One row of the answer; `state`, `generation` and the times of the row as it was before the claim. */
-interface ClaimRow extends Omit<ClaimedJob, 'run' | 'generation'> {
-  run: string | null;
+interface OfEveryRow {
+  id: string;
+  nowMs: number;
+  restoreCounter: string;
+}
+
+interface ClaimedRow extends ClaimedJob, OfEveryRow {}
+
+/** A row that is not ours, as it was before; without a generation there is no row, and everything else is null, too. */
+interface OtherRow extends OfEveryRow {
+  run: null;
   givenUp: boolean;
   generation: number | null;
-  state: string | null;
+  state: string;
   paused: boolean;
   parked: boolean;
   scheduledMs: number;
   lockedUntilMs: number | null;
-  nowMs: number;
-  restoreCounter: string;
 }
+
+/** One row of the answer, one per id. */
+type ClaimRow = ClaimedRow | OtherRow;
 
 export interface ClaimOptions {
   pool: Pool;
@@ -224,13 +240,11 @@ export function createClaim({
   return microBatch({
     maxSize: maxBatch,
     runBatch: async (deliveries: Delivery[]) => {
-      const asked = deliveries.filter((delivery, index) => indexOf(deliveries, delivery) === index);
-      const ids = asked.map(({ id }) => id);
-      const generations = asked.map(({ generation }) => generation);
+      const asked = new Map(deliveries.map((delivery) => [jobIdOf(delivery), delivery]));
       const { highest } = restores;
       const { rows } = await pool.query<ClaimRow & Record<string, unknown>>(CLAIM, [
-        ids,
-        generations,
+        [...asked.values()].map(({ id }) => id),
+        [...asked.values()].map(({ generation }) => generation),
         workerId,
         leaseMs,
         MAX_INTERRUPTIONS,
@@ -241,29 +255,27 @@ export function createClaim({
       if (!restores.found(restoreCounter, highest)) {
         return deliveries.map(() => ({ kind: 'later', atMs: nowMs + RESTORED_RETRY_MS, reason: 'restored' }));
       }
-      // A job delivered twice to this very batch (BullMQ took the first for stalled) has one run: the first has it.
-      return deliveries.map((delivery, index) =>
-        indexOf(deliveries, delivery) === index
-          ? verdictOf(delivery, rows)
-          : { kind: 'later', atMs: nowMs + leaseMs, reason: 'leased' },
-      );
+      const byId = new Map<string, ClaimRow>(rows.map((row) => [row.id, row]));
+      return deliveries.map((delivery): Verdict => {
+        // A job delivered twice to this very batch (BullMQ took the first for stalled) has one run: one of them has it.
+        const isFirst = asked.delete(jobIdOf(delivery));
+        if (!isFirst) return { kind: 'later', atMs: nowMs + leaseMs, reason: 'leased' };
+        return verdictOf(delivery, byId.get(delivery.id));
+      });
     },
   });
 }
 
-function indexOf(deliveries: Delivery[], { id, generation }: Delivery): number {
-  return deliveries.findIndex((other) => other.id === id && other.generation === generation);
+/** As BullMQ knows it. */
+function jobIdOf({ id, generation }: Delivery): string {
+  return `${id}-${generation}`;
 }
 
-function verdictOf(delivery: Delivery, rows: ClaimRow[]): Verdict {
-  const ofId = rows.filter(({ id }) => id === delivery.id);
-  const claimed = ofId.find((row) => row.run !== null && row.generation === delivery.generation);
-  if (claimed?.run) return { kind: 'run', job: { ...claimed, run: claimed.run, generation: delivery.generation } };
-
-  const row = ofId[0];
-  if (!row || row.state === null) return { kind: 'drop', reason: 'missing' };
-  if (row.givenUp) return { kind: 'drop', reason: 'interrupted_too_often' };
+function verdictOf(delivery: Delivery, row: ClaimRow | undefined): Verdict {
+  if (!row || row.generation === null) return { kind: 'drop', reason: 'missing' };
+  if (row.run === null && row.givenUp) return { kind: 'drop', reason: 'interrupted_too_often' };
   if (row.generation !== delivery.generation) return { kind: 'drop', reason: 'superseded' };
+  if (row.run !== null) return { kind: 'run', job: row };
 
   switch (row.state) {
     case 'pending':

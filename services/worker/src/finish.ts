@@ -45,7 +45,9 @@ const FINISH = /* sql */ `
     from held h
     join ended e on e.id = h.id
     where j.id = h.id
-    returning j.id, j.scheduled_at, h.cancelled, j.cancel_requested_at is not null as cancel_requested
+    returning
+      e.run, j.scheduled_at, h.cancelled, j.cancel_requested_at is not null as cancel_requested,
+      case when h.cancelled then j.reason end as cancelled_because
   ),
   noted as (
     insert into outbox.attempts (job_id, run, attempt, worker, started_at, outcome, reason, error)
@@ -56,27 +58,29 @@ const FINISH = /* sql */ `
     join ended e on e.id = h.id
   )
   select
-    e.id, e.run, f.id is not null as finished, coalesce(f.cancelled, false) as cancelled,
-    coalesce(f.cancel_requested, false) as "cancelRequested", j.reason as "rowReason",
-    coalesce(j.run = e.run and j.state = 'active', false) as held,
-    extract(epoch from coalesce(f.scheduled_at, j.scheduled_at))::float8 * 1000 as "scheduledMs",
-    a.outcome as "earlierOutcome", a.reason as "earlierReason"
+    f.run, true as finished, false as held, f.cancel_requested as "cancelRequested",
+    extract(epoch from f.scheduled_at)::float8 * 1000 as "scheduledMs",
+    case when f.cancelled then 'cancelled' end as "otherOutcome", f.cancelled_because as "otherReason"
+  from finished f
+  union all
+  select
+    e.run, false, coalesce(j.run = e.run and j.state = 'active', false), false,
+    extract(epoch from j.scheduled_at)::float8 * 1000, a.outcome, a.reason
   from ended e
-  left join finished f on f.id = e.id
   left join outbox.jobs j on j.id = e.id
-  left join outbox.attempts a on a.job_id = e.id and a.run = e.run and a.outcome <> 'interrupted'`;
+  left join outbox.attempts a on a.job_id = e.id and a.run = e.run and a.outcome <> 'interrupted'
+  where e.run not in (select f.run from finished f)`;
 
 interface FinishRow {
-  id: string;
   run: string;
   finished: boolean;
-  cancelled: boolean;
-  cancelRequested: boolean;
-  rowReason: string | null;
+  /** Of one that is not finished: this very run has it still. */
   held: boolean;
+  cancelRequested: boolean;
   scheduledMs: number;
-  earlierOutcome: string | null;
-  earlierReason: string | null;
+  /** How it has ended, if not as asked. */
+  otherOutcome: string | null;
+  otherReason: string | null;
 }
 
 export interface FinishRequest {
@@ -109,17 +113,15 @@ export async function finishAll(db: Queryable, requests: FinishRequest[]): Promi
     FINISH,
     COLUMNS.map((name) => columns.map((column) => column[name])),
   );
+  const byRun = new Map(rows.map((row) => [row.run, row]));
   return requests.map(({ job }): FinishResult => {
-    const row = rows.find(({ id, run }) => id === job.id && run === job.run);
-    if (row?.finished && row.cancelled) {
-      return { kind: 'otherwise', scheduledMs: row.scheduledMs, outcome: 'cancelled', reason: row.rowReason };
+    const row = byRun.get(job.run);
+    if (row?.otherOutcome) {
+      const { scheduledMs, otherOutcome: outcome, otherReason: reason } = row;
+      return { kind: 'otherwise', scheduledMs, outcome, reason };
     }
     if (row?.finished) {
       return { kind: 'finished', scheduledMs: row.scheduledMs, cancelRequested: row.cancelRequested };
-    }
-    if (row?.earlierOutcome) {
-      const { scheduledMs, earlierOutcome: outcome, earlierReason: reason } = row;
-      return { kind: 'otherwise', scheduledMs, outcome, reason };
     }
     return row?.held ? { kind: 'busy' } : { kind: 'lost' };
   });
