@@ -1,4 +1,4 @@
-import { HOUR, MINUTE, SECOND } from '@outbox/core';
+import { HOUR, MINUTE, SECOND, withTransaction, type Pool } from '@outbox/core';
 import { captureLogs, createTestDatabase, createTestPrefix, waitFor } from '@outbox/testing';
 import {
   addRow,
@@ -43,20 +43,8 @@ async function setup(kind: BackendKind, { pollMs = 1 * SECOND, listen = true }: 
     held,
     lines,
     /** Asleep: connected and without the lock that tells writers that it looks by itself. */
-    untilAsleep: async () => {
-      await waitFor(async () => {
-        const { rows } = await pool.query<{ connected: boolean; awake: boolean }>(
-          `select count(*) > 0 as connected,
-             count(*) filter (where exists (
-               select from pg_locks l where l.pid = a.pid and l.locktype = 'advisory'
-             )) > 0 as awake
-           from pg_stat_activity a
-           where a.datname = current_database() and a.application_name = $1`,
-          [LISTENER],
-        );
-        expect(rows[0]).toEqual({ connected: true, awake: false });
-      });
-    },
+    untilAsleep: () => waitFor(async () => expect(await listenerOf(pool)).toEqual({ connected: true, awake: false })),
+    untilAwake: () => waitFor(async () => expect(await listenerOf(pool)).toEqual({ connected: true, awake: true })),
     untilPublished: async (count: number) => {
       await waitFor(async () => expect(await countStates(pool)).toEqual({ published: count }), { intervalMs: 2 });
     },
@@ -68,6 +56,20 @@ async function setup(kind: BackendKind, { pollMs = 1 * SECOND, listen = true }: 
       await database.drop();
     },
   };
+}
+
+/** Of the connection that listens: whether it is there, and whether it holds the lock that says that the bridge is awake. */
+async function listenerOf(pool: Pool): Promise<{ connected: boolean; awake: boolean } | undefined> {
+  const { rows } = await pool.query<{ connected: boolean; awake: boolean }>(
+    `select count(*) > 0 as connected,
+       count(*) filter (where exists (
+         select from pg_locks l where l.pid = a.pid and l.locktype = 'advisory' and l.granted
+       )) > 0 as awake
+     from pg_stat_activity a
+     where a.datname = current_database() and a.application_name = $1`,
+    [LISTENER],
+  );
+  return rows[0];
 }
 
 type Bundle = Awaited<ReturnType<typeof setup>>;
@@ -110,6 +112,25 @@ describe.each(BACKENDS)('on the %s backend', (kind) => {
     }
     // The middle one, for a machine that is busy: by polling alone it would be about half a second.
     expect(latencies.sort((a, b) => a - b)[2]).toBeLessThan(150);
+  });
+
+  it('is awake soon though writers, who hold its lock shared, leave it no pause', async () => {
+    const { pool, lines, untilAwake } = await start();
+    await withTransaction(pool, async (business) => {
+      await business.query(`select pg_advisory_xact_lock_shared(outbox.awake_lock())`);
+      await addRow(pool);
+      await waitFor(() => expect(lines).toContainEqual(expect.objectContaining({ msg: 'rows published' })));
+    });
+    const writing = new AbortController();
+    const writer = (async () => {
+      while (!writing.signal.aborted) await addRow(pool);
+    })();
+    try {
+      await untilAwake();
+    } finally {
+      writing.abort();
+      await writer;
+    }
   });
 
   it('is woken by a commit however long the poll', async () => {

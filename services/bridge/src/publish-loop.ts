@@ -83,7 +83,6 @@ export class PublishLoop {
   async #run(): Promise<void> {
     const { wakeUp, pollMs } = this.#options;
     while (!this.#stop.signal.aborted) {
-      await wakeUp?.acquire();
       await this.#publishUntilQuiet();
       await wakeUp?.release();
       this.#admitAt = 0;
@@ -97,6 +96,7 @@ export class PublishLoop {
   async #publishUntilQuiet(): Promise<void> {
     let quietSince = performance.now();
     while (!this.#stop.signal.aborted && performance.now() - quietSince < LINGER_MS) {
+      void this.#options.wakeUp?.acquire();
       if ((await this.#publish()) > 0) quietSince = performance.now();
       else await this.#pause(LOOK_EVERY_MS);
     }

@@ -1,8 +1,11 @@
 import { codeOf, SECOND, SQLSTATE, type Logger } from '@outbox/core';
 import pg from 'pg';
 
-/** How long to queue for the awake lock: business transactions hold it shared, for a moment. */
+/** How long to queue for the awake lock before asking anew: `release` waits for the answer. */
 const LOCK_TIMEOUT_MS = 50;
+
+/** After the connection was lost. */
+const CONNECT_AGAIN_MS = 1 * SECOND;
 
 /** A connection that does not answer within this time is given up: publishing must not hang on it. */
 const QUERY_TIMEOUT_MS = 2 * SECOND;
@@ -12,7 +15,7 @@ const QUERY_TIMEOUT_MS = 2 * SECOND;
  * one only when nobody would notice their rows otherwise (see outbox.wake_bridge). While awake, the bridge holds an
  * advisory lock that tells them so.
  *
- *   awake    acquire() got the lock: writers do not notify, the bridge looks by itself
+ *   awake    acquire(), again and again: writers do not notify, the bridge looks by itself
  *   asleep   release(), one more look, then wait(): the next writer notifies
  *
  * Every miss (a writer that saw us awake and commits after we slept; a connection that broke) costs at most the poll
@@ -23,6 +26,9 @@ export class WakeUp {
   readonly #role: string | undefined;
   readonly #log: Logger;
   #client: pg.Client | undefined;
+  #isAwake = false;
+  #asking: Promise<void> | undefined;
+  #askAgainAt = 0;
   #notified = false;
   #endWait: (() => void) | undefined;
 
@@ -32,13 +38,31 @@ export class WakeUp {
     this.#log = options.log;
   }
 
-  /** Says that the bridge is awake. Not getting the lock, or having no connection, only costs notifications. */
-  async acquire(): Promise<void> {
-    await this.#quietly((client) => client.query('select pg_advisory_lock(outbox.awake_lock())'));
+  /**
+   * Says that the bridge is awake; to be called with every look, since there may be something in the way. Resolves after the
+   * attempt, which nothing has to wait for: without the lock, or without a connection, writers notify, that is all.
+   *
+   * Many writers at once hold the lock shared, one after the other, without a gap. It is enough that we queue for it: their
+   * tries fail from then on, so that nobody notifies and the last holder of the shared lock is soon gone. Were it tried for
+   * once and no more, such a moment would last: everybody notifies, commits wait for each other, and hold the lock longer.
+   */
+  acquire(): Promise<void> {
+    if (this.#isAwake || performance.now() < this.#askAgainAt) return Promise.resolve();
+    this.#asking ??= this.#ask().finally(() => (this.#asking = undefined));
+    return this.#asking;
+  }
+
+  async #ask(): Promise<void> {
+    await this.#quietly(async (client) => {
+      await client.query('select pg_advisory_lock(outbox.awake_lock())');
+      this.#isAwake = true;
+    });
   }
 
   /** Says that the bridge sleeps. Look once more after it, then wait. */
   async release(): Promise<void> {
+    await this.#asking;
+    this.#isAwake = false;
     this.#notified = false;
     await this.#quietly((client) => client.query('select pg_advisory_unlock_all()'));
   }
@@ -76,14 +100,16 @@ export class WakeUp {
     } catch (err) {
       if (codeOf(err) === SQLSTATE.lockNotAvailable) return; // writers are at it: they notify, that is all
       this.#log.warn({ err }, 'lost the connection that listens');
+      this.#askAgainAt = performance.now() + CONNECT_AGAIN_MS;
       this.#discard();
     }
   }
 
-  /** The next `acquire` connects anew. A dead connection is not waited for. */
+  /** An `acquire` connects anew. A dead connection is not waited for. */
   #discard(): void {
     const client = this.#client;
     this.#client = undefined;
+    this.#isAwake = false;
     client?.end().catch(() => undefined);
   }
 
@@ -99,7 +125,9 @@ export class WakeUp {
     client.on('notification', () => this.wake());
     client.on('error', (err) => this.#log.warn({ err }, 'lost the connection that listens'));
     client.on('end', () => {
-      if (this.#client === client) this.#client = undefined;
+      if (this.#client !== client) return;
+      this.#client = undefined;
+      this.#isAwake = false;
     });
     try {
       await client.connect();
