@@ -113,51 +113,35 @@ end $$;
 -- The set-based twin: one row of the result per row of `rows`, a JSON array of objects with the arguments of enqueue()
 -- (key, payload, owner_id, scheduled_at, priority, max_attempts, idempotency_key, serial_key, traceparent).
 -- Rows are taken in the order of their keys, so that two callers cannot deadlock, and of several rows with one key the
--- last counts. What is new goes in by one statement; only duplicates are looked at one by one.
+-- last counts: the others meet it in the index. What is new goes in by one statement, which is all that most calls do; only
+-- duplicates are looked at one by one, and rows with an idempotency key, which may duplicate a row in two ways.
 create or replace function outbox.enqueue_many(name text, rows jsonb, rerun boolean default false)
 returns table (key text, id bigint, is_new boolean)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-  kind outbox.job_types;
+  new_keys text[];
+  new_ids bigint[];
 begin
-  select t.* into kind from outbox.job_types t where t.name = enqueue_many.name;
-  if not found then
-    raise exception 'There is no job named "%".', enqueue_many.name
-      using errcode = 'OB001', hint = 'select name from outbox.job_types lists the jobs of this installation.';
-  end if;
-
-  return query
-  with input as (
-    select distinct on (r.key, r.alone) r.*
-    from (
-      select x.*, u.position, case when x.key is null or kind.unique_mode = 'none' then u.position end as alone
-      from jsonb_array_elements(enqueue_many.rows) with ordinality as u (item, position)
-      cross join lateral jsonb_to_record(u.item) as x (
-        key text, payload jsonb, owner_id uuid, scheduled_at timestamptz, priority int, max_attempts int,
-        idempotency_key text, serial_key text, traceparent text
-      )
-    ) r
-    order by r.key, r.alone, r.position desc
-  ),
-  -- Rows with an idempotency key go one by one below: they may duplicate a row in two ways.
-  new_jobs as (
+  with new_jobs as (
     insert into outbox.jobs (
       name, queue, key, holds_key, serial_key, owner_id, payload, scheduled_at, due_at, priority, max_attempts, traceparent,
       provider_tenant
     )
     select
-      kind.name, kind.queue, i.key, kind.unique_mode <> 'none' and i.key is not null, i.serial_key, i.owner_id,
-      coalesce(i.payload, '{}'), d.due, d.due, coalesce(i.priority, kind.priority),
-      coalesce(i.max_attempts, kind.operator_max_attempts, kind.max_attempts), i.traceparent,
-      i.payload ->> kind.tenant_field
-    from input i
-    cross join lateral (
-      select coalesce(i.scheduled_at, now() + coalesce(kind.operator_delay, kind.delay)) as due
-    ) d
-    where i.idempotency_key is null
-    order by i.key, i.alone
+      t.name, t.queue, i.key, t.unique_mode <> 'none' and i.key is not null, i.serial_key, i.owner_id,
+      coalesce(i.payload, '{}'), d.due, d.due, coalesce(i.priority, t.priority),
+      coalesce(i.max_attempts, t.operator_max_attempts, t.max_attempts), i.traceparent, i.payload ->> t.tenant_field
+    from outbox.job_types t
+    cross join jsonb_array_elements(enqueue_many.rows) with ordinality as u (item, position)
+    cross join lateral jsonb_to_record(u.item) as i (
+      key text, payload jsonb, owner_id uuid, scheduled_at timestamptz, priority int, max_attempts int,
+      idempotency_key text, serial_key text, traceparent text
+    )
+    cross join lateral (select coalesce(i.scheduled_at, now() + coalesce(t.operator_delay, t.delay)) as due) d
+    where t.name = enqueue_many.name and i.idempotency_key is null
+    order by i.key, case when i.key is null or t.unique_mode = 'none' then u.position else -u.position end
     on conflict do nothing
     returning jobs.id, jobs.key, jobs.generation, jobs.priority, jobs.scheduled_at, jobs.serial_key
   ),
@@ -165,22 +149,38 @@ begin
     insert into outbox.ready (job_id, generation, priority, scheduled_at, far, serial_key)
     select n.id, n.generation, n.priority, n.scheduled_at, n.scheduled_at > now() + m.publish_window, n.serial_key
     from new_jobs n join outbox.meta m on m.only_row
-  ),
-  one_by_one as (
-    select i.*
-    from input i
-    where i.idempotency_key is not null
-      or (i.alone is null and not exists (select from new_jobs n where n.key = i.key))
-    order by i.key, i.alone
   )
-  select n.key, n.id, true from new_jobs n
-  union all
+  select array_agg(n.key), array_agg(n.id) into new_keys, new_ids from new_jobs n;
+  return query select n.key, n.id, true from unnest(new_keys, new_ids) as n (key, id);
+
+  if cardinality(new_ids) = jsonb_array_length(enqueue_many.rows) then return; end if;
+  perform from outbox.job_types t where t.name = enqueue_many.name;
+  if not found then
+    raise exception 'There is no job named "%".', enqueue_many.name
+      using errcode = 'OB001', hint = 'select name from outbox.job_types lists the jobs of this installation.';
+  end if;
+
+  return query
   select o.key, e.id, e.is_new
-  from one_by_one o
+  from (
+    select distinct on (r.key, r.alone) r.*
+    from (
+      select i.*, u.position, case when i.key is null or t.unique_mode = 'none' then u.position end as alone
+      from outbox.job_types t
+      cross join jsonb_array_elements(enqueue_many.rows) with ordinality as u (item, position)
+      cross join lateral jsonb_to_record(u.item) as i (
+        key text, payload jsonb, owner_id uuid, scheduled_at timestamptz, priority int, max_attempts int,
+        idempotency_key text, serial_key text, traceparent text
+      )
+      where t.name = enqueue_many.name
+    ) r
+    order by r.key, r.alone, r.position desc
+  ) o
   cross join lateral outbox.enqueue(
-    name => kind.name, key => o.key, payload => coalesce(o.payload, '{}'), owner_id => o.owner_id,
+    name => enqueue_many.name, key => o.key, payload => coalesce(o.payload, '{}'), owner_id => o.owner_id,
     scheduled_at => o.scheduled_at, priority => o.priority, max_attempts => o.max_attempts,
     idempotency_key => o.idempotency_key, serial_key => o.serial_key, traceparent => o.traceparent,
     rerun => enqueue_many.rerun
-  ) e;
+  ) e
+  where o.idempotency_key is not null or (o.alone is null and not coalesce(o.key = any (new_keys), false));
 end $$;
