@@ -1,9 +1,9 @@
 import { Worker } from 'bullmq';
-import { countDone, ready } from './count-done.mjs';
+import { countDone, ready, started } from './count-done.mjs';
 
 const { QUEUE, REDIS_PORT, CONCURRENCY } = process.env;
 
-const worker = new Worker(QUEUE, async () => undefined, {
+const worker = new Worker(QUEUE, async ({ data }) => started(data.id), {
   connection: { host: '127.0.0.1', port: Number(REDIS_PORT), maxRetriesPerRequest: null },
   concurrency: Number(CONCURRENCY),
 });

@@ -1,3 +1,5 @@
+export { started } from '../dist/starts.js';
+
 /** Tells the parent how many jobs are done, at most every 10 ms. */
 let done = 0;
 let told = 0;

@@ -1,11 +1,11 @@
 import { Logger, run } from 'graphile-worker';
-import { countDone, ready } from './count-done.mjs';
+import { countDone, ready, started } from './count-done.mjs';
 
 const { DATABASE_URL, LOCAL_QUEUE, CONCURRENCY } = process.env;
 
 const runner = await run({
   connectionString: DATABASE_URL,
-  taskList: { 'no-op': async () => undefined },
+  taskList: { 'no-op': async ({ id }) => started(id) },
   noHandleSignals: true,
   logger: new Logger(() => () => undefined),
   preset: {

@@ -1,7 +1,7 @@
 /** What a team writes in an afternoon: a poll, an add and an update for each row, and an update at the end. */
 import { Queue, Worker } from 'bullmq';
 import pg from 'pg';
-import { countDone, ready } from './count-done.mjs';
+import { countDone, ready, started } from './count-done.mjs';
 
 const { ROLE, DATABASE_URL, QUEUE, REDIS_PORT, CONCURRENCY } = process.env;
 const POLL_MS = 1_000;
@@ -29,6 +29,7 @@ if (ROLE === 'bridge') {
   const worker = new Worker(
     QUEUE,
     async ({ data }) => {
+      started(data.workId);
       await pool.query("update hand_written.outbox set status = 'processing' where id = $1", [data.id]);
       await pool.query("update hand_written.outbox set status = 'processed', processed_at = now() where id = $1", [
         data.id,

@@ -5,5 +5,9 @@
 import { done } from '@outbox/core';
 import { pauseCheck } from '@outbox/jobs';
 import { handlers } from '@outbox/jobs/handlers';
+import { started } from './starts.ts';
 
-handlers[pauseCheck.name] = () => Promise.resolve(done());
+handlers[pauseCheck.name] = ({ autoSyncId }) => {
+  started(autoSyncId);
+  return Promise.resolve(done());
+};

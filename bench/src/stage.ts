@@ -16,6 +16,9 @@ import { Redis } from 'ioredis';
 
 const INSTANCE = 'bench';
 
+/** Writers at a time. Connections are made when they are needed. */
+const POOL_SIZE = 40;
+
 export interface StageOptions {
   /** False: PostgreSQL does not wait for the disk. Faster than anything a production may do. */
   fsync: boolean;
@@ -23,6 +26,8 @@ export interface StageOptions {
 
 /** Private servers, a migrated database, and services as processes of their own. */
 export interface Stage {
+  /** Private, taken away with the stage. */
+  readonly folder: string;
   readonly databaseUrl: string;
   readonly pool: Pool;
   readonly redis: Redis;
@@ -63,7 +68,7 @@ async function build({ fsync }: StageOptions, cleanups: (() => Promise<unknown>)
 
   const env = { DATABASE_URL: postgres.url, OUTBOX_INSTANCE: INSTANCE, REDIS_URL: redisServer.url };
   await migrate({ databaseUrl: postgres.url, instance: INSTANCE, backend: 'redis', timings: 'production', host: true });
-  const pool = createPool({ url: postgres.url, applicationName: 'outbox bench', max: 4, onError: report });
+  const pool = createPool({ url: postgres.url, applicationName: 'outbox bench', max: POOL_SIZE, onError: report });
   cleanups.push(() => pool.end());
   const redis = new Redis(redisServer.url);
   cleanups.push(() => redis.quit());
@@ -86,7 +91,15 @@ async function build({ fsync }: StageOptions, cleanups: (() => Promise<unknown>)
     cleanups.push(() => service.kill('SIGKILL'));
     return service;
   };
-  return { databaseUrl: postgres.url, pool, redis, backend, servers: await describeServers(pool, redis), start };
+  return {
+    folder,
+    databaseUrl: postgres.url,
+    pool,
+    redis,
+    backend,
+    servers: await describeServers(pool, redis),
+    start,
+  };
 }
 
 async function describeServers(pool: Pool, redis: Redis): Promise<Record<string, string>> {

@@ -1,6 +1,12 @@
 /** The value in the middle; of an even count, the upper of the two. NaN of none. */
 export function median(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN;
+  return percentile(values, 50);
+}
+
+/** The least value that `percent` of 100 values are below: 99 of 1,000 values is the tenth from above. NaN of none. */
+export function percentile(values: readonly number[], percent: number): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor((values.length * percent) / 100))] ?? Number.NaN;
 }
 
 /** `min / median / max`, as the tables show them. */

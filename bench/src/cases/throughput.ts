@@ -1,4 +1,4 @@
-import { envBoolean, envInteger, SECOND } from '@outbox/core';
+import { envBoolean, envInteger } from '@outbox/core';
 import { z } from 'zod';
 import { defineCase } from '../bench-case.ts';
 import { bullmqAlone } from '../contestants/bullmq.ts';
@@ -7,7 +7,8 @@ import { graphileWorkerDefault, graphileWorkerLocalQueue } from '../contestants/
 import { handWritten } from '../contestants/hand-written.ts';
 import { outboxBridge } from '../contestants/outbox-bridge.ts';
 import { median, spread } from '../statistics.ts';
-import { withStage, type Stage } from '../stage.ts';
+import { withStage } from '../stage.ts';
+import { measureThroughput } from '../throughput.ts';
 
 const settings = z.object({
   jobs: envInteger(100, 1_000_000).default(20_000).describe('Jobs of one round'),
@@ -15,8 +16,6 @@ const settings = z.object({
   fsync: envBoolean.default(true).describe('false: PostgreSQL does not wait for the disk'),
   only: z.string().optional().describe('Contestants whose name has this in it; the product always takes part'),
 });
-
-const WARM_UP_JOBS = 2_000;
 
 const peers = [bullmqAlone, graphileWorkerDefault, graphileWorkerLocalQueue, handWritten];
 
@@ -37,7 +36,7 @@ export const throughput = defineCase({
       const speeds = new Map<Contestant, number[]>(contestants.map((contestant) => [contestant, []]));
       for (let round = 1; round <= rounds; round += 1) {
         for (const contestant of contestants) {
-          const perSecond = await measure(stage, contestant, jobs);
+          const perSecond = await measureThroughput(stage, contestant, jobs);
           speeds.get(contestant)?.push(perSecond);
           say(`  round ${round}: ${Math.round(perSecond).toString().padStart(6)} jobs/s  ${contestant.name}`);
         }
@@ -75,18 +74,3 @@ export const throughput = defineCase({
       };
     }),
 });
-
-/** Jobs a second of one round. */
-async function measure(stage: Stage, contestant: Contestant, jobs: number): Promise<number> {
-  const running = await contestant.start(stage);
-  try {
-    await running.add(WARM_UP_JOBS);
-    await running.drained();
-    const startedAt = performance.now();
-    await running.add(jobs);
-    await running.drained();
-    return jobs / ((performance.now() - startedAt) / SECOND);
-  } finally {
-    await running.stop();
-  }
-}

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { inChunks, type Contestant } from './contestant.ts';
+import { inChunks, insertOne, noteStarts, type Contestant } from './contestant.ts';
 import { startPeer, until } from './peer.ts';
 
 /** As its documentation advises for triggers: a row trigger that calls add_job. */
@@ -17,10 +17,10 @@ function graphileWorker(name: string, settings: string, env: Record<string, stri
   return {
     name,
     settings: `${version('graphile-worker')}, ${settings}`,
-    start: async ({ pool, databaseUrl }) => {
+    start: async ({ pool, databaseUrl }, options = {}) => {
       const worker = await startPeer(
         'graphile-worker.mjs',
-        { DATABASE_URL: databaseUrl, ...env },
+        { DATABASE_URL: databaseUrl, ...env, ...noteStarts(options) },
         { needsNewerNode: true },
       );
       await pool.query(WORK);
@@ -29,6 +29,7 @@ function graphileWorker(name: string, settings: string, env: Record<string, stri
           inChunks(count, (chunk) =>
             pool.query('insert into public.graphile_work select from generate_series(1, $1::int)', [chunk]),
           ),
+        addOne: () => insertOne(pool, 'public.graphile_work'),
         drained: () =>
           until(async () => {
             const { rows } = await pool.query<{ open: boolean }>(

@@ -1,4 +1,4 @@
-import { inChunks, type Contestant } from './contestant.ts';
+import { inChunks, insertOne, noteStarts, type Contestant } from './contestant.ts';
 import { startPeer, until } from './peer.ts';
 
 const CONCURRENCY = 20;
@@ -25,13 +25,14 @@ const WORK = /* sql */ `
 export const handWritten: Contestant = {
   name: 'hand-written bridge',
   settings: `row trigger, poll every second, one add and one update a row, worker with concurrency ${CONCURRENCY} and two updates`,
-  start: async ({ pool, redis, databaseUrl }) => {
+  start: async ({ pool, redis, databaseUrl }, options = {}) => {
     await pool.query(WORK);
     const env = {
       DATABASE_URL: databaseUrl,
       REDIS_PORT: String(redis.options.port),
       QUEUE,
       CONCURRENCY: String(CONCURRENCY),
+      ...noteStarts(options),
     };
     const [worker, bridge] = [
       await startPeer('hand-written.mjs', { ...env, ROLE: 'worker' }),
@@ -44,6 +45,11 @@ export const handWritten: Contestant = {
           await pool.query('insert into hand_written.work select from generate_series(1, $1::int)', [chunk]);
           added += chunk;
         }),
+      addOne: async () => {
+        const id = await insertOne(pool, 'hand_written.work');
+        added += 1;
+        return id;
+      },
       drained: () => until(() => worker.done >= added),
       stop: async () => {
         await bridge.stop();

@@ -1,5 +1,7 @@
 import { pauseCheck } from '@outbox/jobs';
-import { inChunks, type Contestant } from './contestant.ts';
+import { inChunks, insertOne, noteStarts, type Contestant, type Running, type StartOptions } from './contestant.ts';
+import type { RunningService } from '@outbox/testing';
+import type { Stage } from '../stage.ts';
 import { until } from './peer.ts';
 
 const CONCURRENCY = 200;
@@ -18,34 +20,66 @@ const WORK = /* sql */ `
 
 const IS_OPEN = /* sql */ `select exists (select from outbox.jobs j where j.finished_at is null) as open`;
 
-/** The product: one bridge and one worker, as they are built. A module loaded before the worker empties one of its handlers. */
-export const outboxBridge: Contestant = {
-  name: 'Outbox Bridge',
-  settings: `one bridge, one worker, CONCURRENCY=${CONCURRENCY}`,
-  start: async (stage) => {
-    const { pool } = stage;
-    await pool.query(WORK);
-    const services = await Promise.all([
-      stage.start('bridge', { FAMILIES: 'reminders' }),
-      stage.start('worker', {
+export interface OutboxBridgeOptions {
+  bridges?: number;
+  workers?: number;
+}
+
+export interface RunningOutboxBridge extends Running {
+  bridges: RunningService[];
+  workers: RunningService[];
+}
+
+export interface OutboxBridge extends Contestant {
+  start(stage: Stage, options?: StartOptions): Promise<RunningOutboxBridge>;
+}
+
+/** The product: the services as they are built. A module loaded before the worker empties one of its handlers. */
+export function createOutboxBridge({
+  bridges: bridgeCount = 1,
+  workers: workerCount = 1,
+}: OutboxBridgeOptions = {}): OutboxBridge {
+  return {
+    name: 'Outbox Bridge',
+    settings: `${countOf(bridgeCount, 'bridge')}, ${countOf(workerCount, 'worker')}, CONCURRENCY=${CONCURRENCY}`,
+    start: async (stage, options = {}) => {
+      const { pool } = stage;
+      await pool.query(WORK);
+      const workerSettings = {
         FAMILIES: 'reminders',
         CONCURRENCY: String(CONCURRENCY),
         NODE_OPTIONS: `--import=${new URL('../no-op-handler.js', import.meta.url).href}`,
-      }),
-    ]);
-    return {
-      add: (count) =>
-        inChunks(count, (chunk) =>
-          pool.query('insert into public.work select from generate_series(1, $1::int)', [chunk]),
-        ),
-      drained: () =>
-        until(async () => {
-          const { rows } = await pool.query<{ open: boolean }>(IS_OPEN);
-          return rows[0]?.open === false;
-        }),
-      stop: async () => {
-        for (const service of services) await service.kill();
-      },
-    };
-  },
-};
+        ...noteStarts(options),
+      };
+      const startAll = (count: number, name: 'bridge' | 'worker', env: Record<string, string>) =>
+        Promise.all(Array.from({ length: count }, () => stage.start(name, env)));
+      const [bridges, workers] = await Promise.all([
+        startAll(bridgeCount, 'bridge', { FAMILIES: 'reminders' }),
+        startAll(workerCount, 'worker', workerSettings),
+      ]);
+      return {
+        bridges,
+        workers,
+        add: (count) =>
+          inChunks(count, (chunk) =>
+            pool.query('insert into public.work select from generate_series(1, $1::int)', [chunk]),
+          ),
+        addOne: () => insertOne(pool, 'public.work'),
+        drained: () =>
+          until(async () => {
+            const { rows } = await pool.query<{ open: boolean }>(IS_OPEN);
+            return rows[0]?.open === false;
+          }),
+        stop: async () => {
+          for (const service of [...bridges, ...workers]) await service.kill();
+        },
+      };
+    },
+  };
+}
+
+export const outboxBridge = createOutboxBridge();
+
+function countOf(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? '' : 's'}`;
+}
