@@ -102,12 +102,24 @@ function sessionSettings({ role, preferIndexes = false, pooled = false }: PoolOp
   return settings.map((setting) => `-c ${setting}`).join(' ');
 }
 
+export interface TransactionOptions {
+  /**
+   * True: the commit does not wait for the disk. When the database server crashes within the next moment the transaction
+   * never was, though whoever asked was told that it was committed; nothing that was committed after it is kept then.
+   */
+  mayBeLost?: boolean;
+}
+
 /** Runs `work` in one transaction on one connection: committed when it returns, rolled back when it throws. */
-export async function withTransaction<T>(pool: Pool, work: (client: PoolClient) => Promise<T>): Promise<T> {
+export async function withTransaction<T>(
+  pool: Pool,
+  work: (client: PoolClient) => Promise<T>,
+  { mayBeLost = false }: TransactionOptions = {},
+): Promise<T> {
   const client = await pool.connect();
   let broken: Error | undefined;
   try {
-    await client.query('begin');
+    await client.query(mayBeLost ? 'begin; set local synchronous_commit = off' : 'begin');
     const result = await work(client);
     await client.query('commit');
     return result;

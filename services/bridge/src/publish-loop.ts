@@ -6,7 +6,7 @@ import { carryOutRemovals } from './removals.ts';
 import type { WakeUp } from './wake-up.ts';
 
 /** An awake bridge looks this often, and falls asleep after seeing nothing for so long. */
-const LOOK_EVERY_MS = 5;
+const LOOK_EVERY_MS = 2;
 const LINGER_MS = 50;
 
 /** After an error: the first wait, doubling up to the longest. */

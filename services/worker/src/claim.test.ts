@@ -1,3 +1,4 @@
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { MINUTE, SECOND, withTransaction } from '@outbox/core';
 import { captureLogs, createTestDatabase } from '@outbox/testing';
 import { createClaim, type Verdict } from './claim.ts';
@@ -35,6 +36,17 @@ function jobOf(verdict: Verdict) {
 function instantOf(verdict: Verdict) {
   if (verdict.kind !== 'later') throw new Error(`expected to come back later, not ${JSON.stringify(verdict)}`);
   return verdict.atMs;
+}
+
+/** Resolves at the next step of any statement of this process, which is that of the claim under way. */
+function nextStep(): Promise<void> {
+  return new Promise((resolve) => {
+    const listener = () => {
+      unsubscribe('outbox.step', listener);
+      resolve();
+    };
+    subscribe('outbox.step', listener);
+  });
 }
 
 describe('run', () => {
@@ -167,6 +179,18 @@ describe('later', () => {
       expect(rest.map((verdict) => jobOf(verdict).id)).toEqual(others);
     });
     expect(jobOf(await claim(busy)).attempt).toBe(1);
+  });
+
+  it('a row that is locked for a moment only, as by the bridge that marks it: run, without coming back', async () => {
+    const id = await add();
+    const { claiming } = await withTransaction(bundle.pool, async (bridge) => {
+      await bridge.query('select from outbox.jobs where id = $1 for update', [id]);
+      const asked = nextStep();
+      const claiming = claim(id);
+      await asked;
+      return { claiming };
+    });
+    expect(jobOf(await claiming)).toMatchObject({ id, attempt: 1 });
   });
 
   it('a row whose lease is over but which is locked: a moment later, and nothing is counted', async () => {

@@ -1,3 +1,4 @@
+import { setTimeout as wait } from 'node:timers/promises';
 import { microBatch, reached, type Pool } from '@outbox/core';
 import type { RestoreWatch } from './restore-watch.ts';
 
@@ -51,7 +52,11 @@ export interface Delivery {
   generation: number;
 }
 
-/** A row is busy when a transaction of somebody else has it locked: usually over in milliseconds. */
+/**
+ * A row is busy when a transaction of somebody else has it locked. Usually it is the bridge, which has just given us the job
+ * and is about to commit that it did, so we ask again at once; who still has it then may have it for long.
+ */
+const BUSY_PAUSES_MS = [2, 5, 20, 100];
 const BUSY_RETRY_MS = 500;
 
 /** The bridge pauses BullMQ too; until it has, a delivered job of a paused queue is put off by so much. */
@@ -237,9 +242,9 @@ export function createClaim({
   maxBatch,
   restores,
 }: ClaimOptions): (delivery: Delivery) => Promise<Verdict> {
-  return microBatch({
+  const ask = microBatch<Delivery, Verdict>({
     maxSize: maxBatch,
-    runBatch: async (deliveries: Delivery[]) => {
+    runBatch: async (deliveries) => {
       const asked = new Map(deliveries.map((delivery) => [jobIdOf(delivery), delivery]));
       const { highest } = restores;
       const { rows } = await pool.query<ClaimRow & Record<string, unknown>>(CLAIM, [
@@ -264,6 +269,14 @@ export function createClaim({
       });
     },
   });
+  return async (delivery) => {
+    for (const pauseMs of BUSY_PAUSES_MS) {
+      const verdict = await ask(delivery);
+      if (verdict.kind !== 'later' || verdict.reason !== 'busy') return verdict;
+      await wait(pauseMs);
+    }
+    return ask(delivery);
+  };
 }
 
 /** As BullMQ knows it. */
