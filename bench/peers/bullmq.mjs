@@ -1,12 +1,22 @@
-import { Worker } from 'bullmq';
+import { createPostgresBackend, Worker } from 'bullmq';
+import pg from 'pg';
 import { countDone, ready, started } from './count-done.mjs';
 
-const { QUEUE, REDIS_PORT, CONCURRENCY } = process.env;
+const { QUEUE, REDIS_PORT, DATABASE_URL, CONCURRENCY } = process.env;
 
-const worker = new Worker(QUEUE, async ({ data }) => started(data.id), {
-  connection: { host: '127.0.0.1', port: Number(REDIS_PORT), maxRetriesPerRequest: null },
-  concurrency: Number(CONCURRENCY),
-});
+const [connection, ...backend] =
+  DATABASE_URL === undefined
+    ? [{ host: '127.0.0.1', port: Number(REDIS_PORT), maxRetriesPerRequest: null }]
+    : [
+        new pg.Pool({ connectionString: DATABASE_URL, max: 12, options: '-c search_path=bullmq' }),
+        createPostgresBackend,
+      ];
+const worker = new Worker(
+  QUEUE,
+  async ({ data }) => started(data.id),
+  { connection, concurrency: Number(CONCURRENCY) },
+  ...backend,
+);
 worker.on('completed', countDone);
 worker.on('error', (error) => console.error(error.message));
 await worker.waitUntilReady();

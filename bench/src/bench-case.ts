@@ -16,9 +16,22 @@ export interface Goal {
   met: boolean;
 }
 
+/** A picture of some of the figures: a bar for each point, longest first or as they come. */
+export interface Chart {
+  /** Part of its file's name. */
+  name: string;
+  title: string;
+  /** What the figures are. */
+  unit: string;
+  /** True when the figures lie orders of magnitude apart. */
+  logarithmic?: boolean;
+  bars: { label: string; figure: number }[];
+}
+
 export interface Report {
   goals: Goal[];
   tables: Table[];
+  charts?: Chart[];
   /** Sentences a reader needs to judge the figures. */
   notes: string[];
   /** Versions of the servers and what they were set to. */

@@ -1,11 +1,17 @@
 import { execFileSync } from 'node:child_process';
-import { readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { format, resolveConfig } from 'prettier';
-import type { Report, Table } from './bench-case.ts';
+import type { Chart, Report, Table } from './bench-case.ts';
 
 const FILE = join(import.meta.dirname, '../RESULTS.md');
+
+/** Raw data and pictures of the runs that RESULTS.md tells of. */
+const FOLDER = join(import.meta.dirname, '../results');
+
+/** Plain JavaScript, since its library is a dependency of the benchmarks alone, which the rest is built without. */
+const DRAW = new URL('../charts/draw.mjs', import.meta.url).href;
 
 const HEAD = `# Results
 
@@ -25,8 +31,19 @@ export interface Section {
   loadBefore: number;
 }
 
-/** Puts the section of a case into RESULTS.md, in place of what an earlier run left. */
+/**
+ * Puts the section of a case into RESULTS.md, in place of what an earlier run left; the same as data and the pictures into
+ * the folder beside it.
+ */
 export async function writeResults(section: Section): Promise<void> {
+  await mkdir(FOLDER, { recursive: true });
+  const { name, report } = section;
+  const data = { ...section, machine: machineOf(section) };
+  await writeFile(join(FOLDER, `${name}.json`), `${JSON.stringify(data, null, 2)}\n`);
+  const { draw } = (await import(DRAW)) as { draw: (chart: Chart) => Promise<string> };
+  for (const chart of report.charts ?? []) {
+    await writeFile(join(FOLDER, `${name}-${chart.name}.svg`), await draw(chart));
+  }
   const before = await readFile(FILE, 'utf8').catch(() => HEAD);
   const [begin, end] = [`<!-- ${section.name} -->`, `<!-- end of ${section.name} -->`];
   const text = `${begin}\n\n${toMarkdown(section)}\n\n${end}`;
@@ -38,8 +55,8 @@ export async function writeResults(section: Section): Promise<void> {
   await writeFile(FILE, await format(after, { ...style, parser: 'markdown' }));
 }
 
-function toMarkdown({ name, description, command, settings, report, startedAt, loadBefore }: Section): string {
-  const machine = {
+function machineOf({ command, settings, report, startedAt, loadBefore }: Section): Record<string, string> {
+  return {
     When: startedAt.toISOString(),
     Commit: commit(),
     Machine: `${cpus().length} cores (${cpus()[0]?.model ?? 'unknown'}), ${Math.round(totalmem() / 2 ** 30)} GiB`,
@@ -51,13 +68,18 @@ function toMarkdown({ name, description, command, settings, report, startedAt, l
       .map(([key, value]) => `${key} ${String(value)}`)
       .join(', '),
   };
+}
+
+function toMarkdown(section: Section): string {
+  const { name, description, report } = section;
   return [
     `## ${name}`,
     description,
     report.goals.map(({ text, met }) => `- ${met ? '✓' : '✗'} ${text}`).join('\n'),
+    ...(report.charts ?? []).map((chart) => `![${chart.title}](results/${name}-${chart.name}.svg)`),
     ...report.tables.map((table) => `${table.title}\n\n${toTable(table)}`),
     report.notes.join('\n\n'),
-    toTable({ title: '', columns: ['', ''], rows: Object.entries(machine) }),
+    toTable({ title: '', columns: ['', ''], rows: Object.entries(machineOf(section)) }),
   ].join('\n\n');
 }
 

@@ -5,6 +5,7 @@ import { latency } from './latency.ts';
 import { memory } from './memory.ts';
 import { recovery } from './recovery.ts';
 import { scaleOut } from './scale-out.ts';
+import { scale } from './scale.ts';
 import { soak } from './soak.ts';
 import { tenants } from './tenants.ts';
 import { throughput } from './throughput.ts';
@@ -17,6 +18,7 @@ export const cases: readonly BenchCase[] = [
   lateness,
   burst,
   writers,
+  scale,
   memory,
   scaleOut,
   recovery,

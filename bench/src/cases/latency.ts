@@ -1,16 +1,15 @@
-import { join } from 'node:path';
-import { envBoolean, envInteger, SECOND } from '@outbox/core';
-import { waitFor } from '@outbox/testing';
+import { envBoolean, envInteger } from '@outbox/core';
 import { z } from 'zod';
 import { defineCase, type Goal } from '../bench-case.ts';
 import { bullmqAlone } from '../contestants/bullmq.ts';
-import type { Contestant, Running } from '../contestants/contestant.ts';
+import type { Contestant } from '../contestants/contestant.ts';
 import { graphileWorkerDefault, graphileWorkerLocalQueue } from '../contestants/graphile-worker.ts';
 import { handWritten } from '../contestants/hand-written.ts';
 import { outboxBridge } from '../contestants/outbox-bridge.ts';
+import { pgBoss } from '../contestants/pg-boss.ts';
 
-import { withStage, type Stage } from '../stage.ts';
-import { monotonicMs, readStarts } from '../starts.ts';
+import { measureLatency } from '../latency.ts';
+import { withStage } from '../stage.ts';
 import { median, percentile, spread } from '../statistics.ts';
 
 const settings = z.object({
@@ -23,9 +22,7 @@ const settings = z.object({
 /** Commits a second. */
 const RATES = [50, 500];
 
-const WARM_UP_JOBS = 500;
-
-const peers = [bullmqAlone, graphileWorkerDefault, graphileWorkerLocalQueue, handWritten];
+const peers = [bullmqAlone, graphileWorkerDefault, graphileWorkerLocalQueue, pgBoss, handWritten];
 
 /** The quickest of the job systems that need nothing but PostgreSQL. */
 const yardsticks = [graphileWorkerDefault, graphileWorkerLocalQueue];
@@ -53,7 +50,7 @@ export const latency = defineCase({
       for (let round = 1; round <= rounds; round += 1) {
         for (const contestant of contestants) {
           for (const { rate, of } of measured) {
-            const latencies = await measure(stage, contestant, rate, seconds);
+            const latencies = await measureLatency(stage, contestant, rate, seconds);
             of.get(contestant)?.push(latencies);
             say(`  round ${round}, ${rate}/s: ${inWords(latencies)}  ${contestant.name}`);
           }
@@ -76,15 +73,12 @@ export const latency = defineCase({
         })),
         charts: measured.map(({ rate, of }) => ({
           name: `${rate}-per-second`,
-          title: `Commit to start of the handler at ${rate} commits a second, p50`,
-          kind: 'bars' as const,
-          x: '',
-          y: 'Milliseconds (logarithmic)',
+          title: `From commit to the start of the handler at ${rate} commits a second`,
+          unit: 'Milliseconds, p50',
           logarithmic: true,
-          points: contestants.map((contestant) => ({
-            series: contestant.name,
-            x: contestant.name,
-            y: median((of.get(contestant) ?? []).map(median)),
+          bars: contestants.map((contestant) => ({
+            label: contestant.name,
+            figure: median((of.get(contestant) ?? []).map(median)),
           })),
         })),
         notes: [
@@ -117,51 +111,4 @@ function goalsOf(of: Map<Contestant, Rounds>): Goal[] {
       met: reached <= most,
     };
   });
-}
-
-let files = 0;
-
-/** Milliseconds from commit to start of each job of one round. */
-async function measure(stage: Stage, contestant: Contestant, rate: number, seconds: number): Promise<number[]> {
-  files += 1;
-  const startsFile = join(stage.folder, `starts-${files}`);
-  const running = await contestant.start(stage, { startsFile });
-  try {
-    await running.add(WARM_UP_JOBS);
-    await running.drained();
-    const committed = await commitAtRate(running, rate, rate * seconds);
-    await running.drained();
-    return await waitFor(async () => {
-      const starts = await readStarts(startsFile);
-      return committed.map(({ id, atMs }) => {
-        const start = starts.get(id);
-        if (!start) throw new Error(`${contestant.name} has not said that it started ${id}.`);
-        return start.monotonicMs - atMs;
-      });
-    });
-  } finally {
-    await running.stop();
-  }
-}
-
-interface Committed {
-  id: string;
-  /** Monotonic. */
-  atMs: number;
-}
-
-/** Adds one after the other at its time, without waiting for those before: a slow commit delays no other. */
-async function commitAtRate(running: Running, rate: number, count: number): Promise<Committed[]> {
-  const beganMs = monotonicMs();
-  const commits: Promise<Committed>[] = [];
-  while (commits.length < count) {
-    const dueMs = beganMs + (commits.length * SECOND) / rate;
-    await untilMs(dueMs);
-    commits.push(running.addOne().then((id) => ({ id, atMs: monotonicMs() })));
-  }
-  return Promise.all(commits);
-}
-
-function untilMs(dueMs: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, dueMs - monotonicMs()));
 }

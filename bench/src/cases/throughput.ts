@@ -1,11 +1,12 @@
 import { envBoolean, envInteger } from '@outbox/core';
 import { z } from 'zod';
 import { defineCase } from '../bench-case.ts';
-import { bullmqAlone } from '../contestants/bullmq.ts';
+import { bullmqAlone, bullmqOnPostgres } from '../contestants/bullmq.ts';
 import type { Contestant } from '../contestants/contestant.ts';
 import { graphileWorkerDefault, graphileWorkerLocalQueue } from '../contestants/graphile-worker.ts';
 import { handWritten } from '../contestants/hand-written.ts';
 import { outboxBridge } from '../contestants/outbox-bridge.ts';
+import { pgBoss } from '../contestants/pg-boss.ts';
 import { median, spread } from '../statistics.ts';
 import { withStage } from '../stage.ts';
 import { measureThroughput } from '../throughput.ts';
@@ -17,7 +18,7 @@ const settings = z.object({
   only: z.string().optional().describe('Contestants whose name has this in it; the product always takes part'),
 });
 
-const peers = [bullmqAlone, graphileWorkerDefault, graphileWorkerLocalQueue, handWritten];
+const peers = [bullmqAlone, bullmqOnPostgres, graphileWorkerDefault, graphileWorkerLocalQueue, pgBoss, handWritten];
 
 /** Least that our speed may be, as a part of theirs. */
 const GOALS = new Map<Contestant, number>([
@@ -63,6 +64,17 @@ export const throughput = defineCase({
               contestant === outboxBridge ? '' : spread(ratios(contestant)),
               contestant.settings,
             ]),
+          },
+        ],
+        charts: [
+          {
+            name: 'jobs',
+            title: `From the first insert to the last recorded end of ${jobs} jobs`,
+            unit: 'Jobs a second',
+            bars: contestants.map((contestant) => ({
+              label: contestant.name,
+              figure: median(speeds.get(contestant) ?? []),
+            })),
           },
         ],
         notes: [

@@ -101,15 +101,9 @@ export const writers = defineCase({
         charts: [
           {
             name: 'inserts',
-            title: `Single-row inserts of ${count} connections`,
-            kind: 'bars' as const,
-            x: '',
-            y: 'Inserts a second',
-            points: all.map((written) => ({
-              series: written.name,
-              x: written.name,
-              y: median(speeds.get(written) ?? []),
-            })),
+            title: `Single-row inserts of ${count} connections at a time`,
+            unit: 'Inserts a second',
+            bars: all.map((written) => ({ label: written.name, figure: median(speeds.get(written) ?? []) })),
           },
         ],
         notes: [
@@ -121,7 +115,8 @@ export const writers = defineCase({
     }),
 });
 
-async function prepare({ pool, start }: Stage): Promise<void> {
+async function prepare(stage: Stage): Promise<void> {
+  const { pool } = stage;
   for (const { table, trigger } of all) {
     await pool.query(
       `create table ${table} (id uuid primary key default gen_random_uuid(), note text not null); ${trigger}`,
@@ -129,7 +124,7 @@ async function prepare({ pool, start }: Stage): Promise<void> {
   }
   const listener = await pool.connect();
   await listener.query('listen notified');
-  await start('bridge', { FAMILIES: 'reminders' });
+  await stage.start('bridge', { FAMILIES: 'reminders' });
 }
 
 /** Inserts of all connections in that time. */

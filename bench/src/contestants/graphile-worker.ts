@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { versionOf } from '../versions.ts';
 import { inChunks, insertOne, noteStarts, type Contestant } from './contestant.ts';
 import { startPeer, until } from './peer.ts';
 
@@ -16,7 +16,7 @@ const WORK = /* sql */ `
 function graphileWorker(name: string, settings: string, env: Record<string, string>): Contestant {
   return {
     name,
-    settings: `${version('graphile-worker')}, ${settings}`,
+    settings: `${versionOf('graphile-worker')}, ${settings}`,
     start: async ({ pool, databaseUrl }, options = {}) => {
       const worker = await startPeer(
         'graphile-worker.mjs',
@@ -52,8 +52,3 @@ export const graphileWorkerLocalQueue = graphileWorker(
   'concurrentJobs 24, localQueue 500, batched completion',
   { CONCURRENCY: '24', LOCAL_QUEUE: '500' },
 );
-
-function version(name: string): string {
-  const file = new URL(`../../node_modules/${name}/package.json`, import.meta.url);
-  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
-}
