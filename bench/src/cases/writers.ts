@@ -1,5 +1,5 @@
 import { setTimeout as wait } from 'node:timers/promises';
-import { envBoolean, envInteger, SECOND, type Pool } from '@outbox/core';
+import { envBoolean, envInteger, SECOND, type Pool, type PoolClient } from '@outbox/core';
 import { pauseCheck } from '@outbox/jobs';
 import { z } from 'zod';
 import { defineCase } from '../bench-case.ts';
@@ -70,7 +70,7 @@ export const writers = defineCase({
   settings,
   run: ({ writers: count, seconds, rounds, fsync }, say) =>
     withStage({ fsync }, async (stage) => {
-      await prepare(stage);
+      const listener = await prepare(stage);
       const speeds = new Map<Written, number[]>(all.map((written) => [written, []]));
       for (let round = 1; round <= rounds; round += 1) {
         for (const written of all) {
@@ -80,6 +80,7 @@ export const writers = defineCase({
           say(`  round ${round}: ${Math.round(inserts / seconds)} inserts/s  ${written.name}`);
         }
       }
+      listener.release(true);
       const ours = speeds.get(captured) ?? [];
       const ratios = (written: Written) => ours.map((speed, at) => speed / (speeds.get(written)?.[at] ?? 0));
       return {
@@ -115,7 +116,8 @@ export const writers = defineCase({
     }),
 });
 
-async function prepare(stage: Stage): Promise<void> {
+/** Makes the tables and starts the bridge; returns the connection that listens. */
+async function prepare(stage: Stage): Promise<PoolClient> {
   const { pool } = stage;
   for (const { table, trigger } of all) {
     await pool.query(
@@ -125,6 +127,7 @@ async function prepare(stage: Stage): Promise<void> {
   const listener = await pool.connect();
   await listener.query('listen notified');
   await stage.start('bridge', { FAMILIES: 'reminders' });
+  return listener;
 }
 
 /** Inserts of all connections in that time. */

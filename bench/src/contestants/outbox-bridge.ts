@@ -23,6 +23,8 @@ const IS_OPEN = /* sql */ `select exists (select from outbox.jobs j where j.fini
 export interface OutboxBridgeOptions {
   bridges?: number;
   workers?: number;
+  /** Jobs that a worker runs at the same time. */
+  concurrency?: number;
 }
 
 export interface RunningOutboxBridge extends Running {
@@ -38,16 +40,17 @@ export interface OutboxBridge extends Contestant {
 export function createOutboxBridge({
   bridges: bridgeCount = 1,
   workers: workerCount = 1,
+  concurrency = CONCURRENCY,
 }: OutboxBridgeOptions = {}): OutboxBridge {
   return {
     name: 'Outbox Bridge',
-    settings: `${countOf(bridgeCount, 'bridge')}, ${countOf(workerCount, 'worker')}, CONCURRENCY=${CONCURRENCY}`,
+    settings: `${countOf(bridgeCount, 'bridge')}, ${countOf(workerCount, 'worker')}, CONCURRENCY=${concurrency}`,
     start: async (stage, options = {}) => {
       const { pool } = stage;
       await pool.query(WORK);
       const workerSettings = {
         FAMILIES: 'reminders',
-        CONCURRENCY: String(CONCURRENCY),
+        CONCURRENCY: String(concurrency),
         NODE_OPTIONS: `--import=${new URL('../no-op-handler.js', import.meta.url).href}`,
         ...noteStarts(options),
       };

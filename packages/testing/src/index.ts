@@ -3,6 +3,7 @@ export * from './fault-proxy.ts';
 export * from './full-size.ts';
 export * from './handler-context.ts';
 export * from './own-redis.ts';
+export * from './plans.ts';
 export * from './run-service.ts';
 export * from './wait-for.ts';
 export * from './with-database.ts';

@@ -56,7 +56,7 @@ export interface Delivery {
  * A row is busy when a transaction of somebody else has it locked. Usually it is the bridge, which has just given us the job
  * and is about to commit that it did, so we ask again at once; who still has it then may have it for long.
  */
-const BUSY_PAUSES_MS = [2, 5, 20, 100];
+const BUSY_PAUSES_MS = [1, 2, 5, 20, 100];
 const BUSY_RETRY_MS = 500;
 
 /** The bridge pauses BullMQ too; until it has, a delivered job of a paused queue is put off by so much. */
