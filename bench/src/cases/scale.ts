@@ -1,6 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { envBoolean, envInteger, SECOND, type Pool } from '@outbox/core';
-import { pauseCheck } from '@outbox/jobs';
+import { bubbleUserSync } from '@outbox/jobs';
 import { z } from 'zod';
 import { defineCase } from '../bench-case.ts';
 import { outboxBridge } from '../contestants/outbox-bridge.ts';
@@ -114,11 +114,13 @@ export const scale = defineCase({
     ),
 });
 
-/** Enqueues them while a bridge is looking; returns by how many bytes Redis grew. */
+/**
+ * Of a family that takes no part, whose sweep would find that nobody needs them.
+ * Enqueues them while a bridge is looking; returns by how many bytes Redis grew. */
 async function addFar(stage: Stage, count: number): Promise<number> {
   const bridge = await stage.start('bridge', { FAMILIES: 'reminders' });
   const before = await usedMemory(stage);
-  await enqueueChecks(stage.pool, pauseCheck.name, count, `now() + interval '365 days'`);
+  await enqueueChecks(stage.pool, bubbleUserSync.name, count, `now() + interval '365 days'`);
   await wait(LOOKING_MS);
   const after = await usedMemory(stage);
   await bridge.kill();
@@ -150,7 +152,7 @@ async function addFinished(pool: Pool, count: number, say: (line: string) => voi
       )
       insert into outbox.attempts (job_id, run, attempt, worker, started_at, finished_at, outcome)
       select id, run, 1, 'bench', started_at, finished_at, 'completed' from ended`,
-      [pauseCheck.name, added + 1, Math.min(added + CHUNK, count)],
+      [bubbleUserSync.name, added + 1, Math.min(added + CHUNK, count)],
     );
     if ((added / CHUNK) % 10 === 9) say(`  ${added + CHUNK} finished rows`);
   }

@@ -18,7 +18,11 @@ const WORK = /* sql */ `
     events => '{insert}'
   )`;
 
-const IS_OPEN = /* sql */ `select exists (select from outbox.jobs j where j.finished_at is null) as open`;
+/** Rows that are due in the far future stay as they are. */
+const IS_OPEN = /* sql */ `
+  select exists (
+    select from outbox.jobs j where j.finished_at is null and j.scheduled_at < now() + interval '1 hour'
+  ) as open`;
 
 export interface OutboxBridgeOptions {
   bridges?: number;

@@ -6,14 +6,25 @@ const BATCH = 500;
 /**
  * BullMQ keeps a finished job for a day at most (publish.ts). A row outlives that, whatever retention an operator asked
  * for: a job of a row that is gone could not be told from one that was never ours.
+ *
+ * The first condition is a bound that can be looked up in the index: nothing of the history is read that no retention could
+ * have ended yet. (clock_timestamp() cannot be looked up: a look then read the whole history.)
  */
 const PRUNE_JOBS = /* sql */ `
   with expired as (
     select j.id
     from outbox.jobs j
     join outbox.job_types t on t.name = j.name
-    where j.finished_at < clock_timestamp() - interval '25 hours'
-      and j.finished_at < clock_timestamp() - case j.state
+    where j.finished_at < now() - (
+        select greatest(
+          interval '25 hours',
+          min(
+            least(coalesce(s.operator_retention, s.retention), coalesce(s.operator_failed_retention, s.failed_retention))
+          )
+        )
+        from outbox.job_types s
+      )
+      and j.finished_at < now() - case j.state
         when 'failed' then coalesce(t.operator_failed_retention, t.failed_retention)
         else coalesce(t.operator_retention, t.retention)
       end
@@ -35,7 +46,7 @@ const PRUNE_EFFECTS = /* sql */ `
   where e.id in (
     select s.id
     from outbox.effects s
-    where s.settled_at < clock_timestamp() - interval '400 days' and s.state in ('confirmed', 'rejected')
+    where s.settled_at < now() - interval '400 days' and s.state in ('confirmed', 'rejected')
     limit ${BATCH}
   )`;
 

@@ -26,13 +26,14 @@ const ADMIT_REST_FACTOR = 5;
 /** While it is held it looks this often whether it may go on. */
 const HELD_MS = 100;
 
+/** The window is read first: as a bound of the index, not as something to compare each far row with. */
 const BRING_NEAR = /* sql */ `
   update outbox.ready r
   set far = false
   where (r.job_id, r.generation) in (
     select f.job_id, f.generation
-    from outbox.ready f, outbox.meta m
-    where m.only_row and f.far and f.scheduled_at <= now() + m.publish_window
+    from outbox.ready f
+    where f.far and f.scheduled_at <= now() + (select m.publish_window from outbox.meta m where m.only_row)
     order by f.scheduled_at
     limit 1000
     for update of f skip locked

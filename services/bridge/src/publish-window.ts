@@ -30,7 +30,7 @@ const FIND_BEYOND = /* sql */ `
   where m.only_row
     and j.finished_at is null
     and j.state = 'published'
-    and j.scheduled_at > clock_timestamp() + m.publish_window
+    and j.scheduled_at > now() + m.publish_window
   order by j.scheduled_at desc, j.id desc
   limit ${BATCH}`;
 

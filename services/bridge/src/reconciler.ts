@@ -29,6 +29,9 @@ const CHECK_OVERDUE_EVERY_MS = 5 * SECOND;
 const FOLLOW_EVERY_MS = SECOND / 2;
 const STEP_EVERY_MS = 1 * SECOND;
 
+/** Looks pass the rows that wait for their time in Postgres: of millions, they may take a twentieth of a core. */
+const REST_FACTOR = 20;
+
 /** Longer than any publish can be under way: its session is ended when it idles in its transaction for 30 s. */
 const STRAGGLERS_FOR_MS = 60 * SECOND;
 
@@ -80,10 +83,11 @@ export class Reconciler {
       if (await followEpoch(this.#options, queue, this.#seen)) this.#lookForStragglers();
     }
     if (!this.#looksForStragglers || performance.now() < this.#stragglersAt) return;
-    this.#stragglersAt = performance.now() + FIND_STRAGGLERS_EVERY_MS;
+    const startedAt = performance.now();
     // Asked before the look: however long this process was suspended, one look comes after the window.
     const isLast = performance.now() > this.#stragglersUntil;
     const { found, returned } = await takeBackOlder(pool, queues);
+    this.#stragglersAt = restedAfter(startedAt, FIND_STRAGGLERS_EVERY_MS);
     if (found > 0) this.#lookForStragglers();
     else this.#looksForStragglers = !isLast;
     await this.#note('epoch', returned);
@@ -114,7 +118,7 @@ export class Reconciler {
   }
 
   async #step(): Promise<void> {
-    this.#stepAt = performance.now() + STEP_EVERY_MS;
+    const startedAt = performance.now();
     this.#look ??= lookThrough({ ...this.#options, dryRun: false, followEpochs: () => this.#followEpochs() });
     try {
       const step = await this.#look.next();
@@ -122,6 +126,8 @@ export class Reconciler {
     } catch (error) {
       this.#look = undefined;
       throw error;
+    } finally {
+      this.#stepAt = restedAfter(startedAt, STEP_EVERY_MS);
     }
   }
 
@@ -134,4 +140,10 @@ export class Reconciler {
     await setDrift(pool, found);
     this.#found = new Findings(queues);
   }
+}
+
+/** When to look again after a look that began at `startedAt`: after `leastMs`, or longer when it took long. */
+function restedAfter(startedAt: number, leastMs: number): number {
+  const now = performance.now();
+  return now + Math.max(leastMs, REST_FACTOR * (now - startedAt));
 }

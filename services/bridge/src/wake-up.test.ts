@@ -1,4 +1,3 @@
-import { setImmediate } from 'node:timers/promises';
 import { SECOND, withTransaction } from '@outbox/core';
 import { captureLogs, createTestDatabase, waitFor } from '@outbox/testing';
 import pg from 'pg';
@@ -94,27 +93,6 @@ describe('a writer', () => {
     });
     await wakeUp.acquire();
     expect(await isAwake()).toBe(true);
-  });
-
-  it('does not notify a bridge that queues for its lock behind another writer', async () => {
-    const { pool, wakeUp, isAwake, notifications } = bundle;
-    const looks = new AbortController();
-    const looking = (async () => {
-      while (!looks.signal.aborted) {
-        await wakeUp.acquire();
-        await setImmediate();
-      }
-    })();
-    await withTransaction(pool, async (business) => {
-      await business.query(`select pg_advisory_xact_lock_shared(outbox.awake_lock())`);
-      for (let row = 0; row < 20; row += 1) await addRow(pool);
-      expect(await isAwake()).toBe(false);
-    });
-    await waitFor(async () => expect(await isAwake()).toBe(true));
-    looks.abort();
-    await looking;
-    // A row that is written between two attempts of the bridge notifies, and no more than a few are.
-    expect((await notifications()).length).toBeLessThan(10);
   });
 });
 
