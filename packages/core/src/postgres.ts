@@ -124,7 +124,9 @@ export async function withTransaction<T>(
     await client.query('commit');
     return result;
   } catch (error) {
-    await client.query('rollback').catch((rollbackError: Error) => (broken = rollbackError));
+    // On a connection that does not answer a rollback would not be answered either, for as long again.
+    if (isUnanswered(error)) broken = error;
+    else await client.query('rollback').catch((rollbackError: Error) => (broken = rollbackError));
     if (isStalePlan(error)) broken = error;
     throw error;
   } finally {
@@ -185,6 +187,11 @@ export function isConnectionError(error: unknown): boolean {
 export function isContention(error: unknown): boolean {
   const contention: string[] = [SQLSTATE.lockNotAvailable, SQLSTATE.deadlockDetected, SQLSTATE.serializationFailure];
   return contention.includes(codeOf(error)) || isStalePlan(error);
+}
+
+/** A statement had no answer within the time it was given. `pg` says so without a code. */
+function isUnanswered(error: unknown): error is Error {
+  return error instanceof Error && error.message === 'Query read timeout';
 }
 
 /**
