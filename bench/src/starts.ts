@@ -1,5 +1,5 @@
 /**
- * When handlers started, told through a file: any process that runs them can append to it, whatever job system it is of.
+ * When handlers started, told through a file: every process that runs them can append to it, whatever job system it is of.
  * Peers use it from `dist`.
  */
 import { appendFileSync } from 'node:fs';

@@ -113,8 +113,8 @@ end $$;
 -- The set-based twin: one row of the result per row of `rows`, a JSON array of objects with the arguments of enqueue()
 -- (key, payload, owner_id, scheduled_at, priority, max_attempts, idempotency_key, serial_key, traceparent).
 -- Rows are taken in the order of their keys, so that two callers cannot deadlock, and of several rows with one key the
--- last counts: the others meet it in the index. What is new goes in by one statement, which is all that most calls do; only
--- duplicates are looked at one by one, and rows with an idempotency key, which may duplicate a row in two ways.
+-- last counts: the others meet it in the index. What is new goes in by one statement, which is all that most calls do; then
+-- duplicates are looked at one by one. When one has an idempotency key all are: it may duplicate a row in two ways.
 create or replace function outbox.enqueue_many(name text, rows jsonb, rerun boolean default false)
 returns table (key text, id bigint, is_new boolean)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -124,34 +124,36 @@ declare
   new_keys text[];
   new_ids bigint[];
 begin
-  with new_jobs as (
-    insert into outbox.jobs (
-      name, queue, key, holds_key, serial_key, owner_id, payload, scheduled_at, due_at, priority, max_attempts, traceparent,
-      provider_tenant
+  if not rows @? '$[*] ? (@.idempotency_key != null)' then
+    with new_jobs as (
+      insert into outbox.jobs (
+        name, queue, key, holds_key, serial_key, owner_id, payload, scheduled_at, due_at, priority, max_attempts,
+        traceparent, provider_tenant
+      )
+      select
+        t.name, t.queue, i.key, t.unique_mode <> 'none' and i.key is not null, i.serial_key, i.owner_id,
+        coalesce(i.payload, '{}'), d.due, d.due, coalesce(i.priority, t.priority),
+        coalesce(i.max_attempts, t.operator_max_attempts, t.max_attempts), i.traceparent, i.payload ->> t.tenant_field
+      from outbox.job_types t
+      cross join jsonb_array_elements(enqueue_many.rows) with ordinality as u (item, position)
+      cross join lateral jsonb_to_record(u.item) as i (
+        key text, payload jsonb, owner_id uuid, scheduled_at timestamptz, priority int, max_attempts int,
+        idempotency_key text, serial_key text, traceparent text
+      )
+      cross join lateral (select coalesce(i.scheduled_at, now() + coalesce(t.operator_delay, t.delay)) as due) d
+      where t.name = enqueue_many.name
+      order by i.key, case when i.key is null or t.unique_mode = 'none' then u.position else -u.position end
+      on conflict do nothing
+      returning jobs.id, jobs.key, jobs.generation, jobs.priority, jobs.scheduled_at, jobs.serial_key
+    ),
+    made_ready as (
+      insert into outbox.ready (job_id, generation, priority, scheduled_at, far, serial_key)
+      select n.id, n.generation, n.priority, n.scheduled_at, n.scheduled_at > now() + m.publish_window, n.serial_key
+      from new_jobs n join outbox.meta m on m.only_row
     )
-    select
-      t.name, t.queue, i.key, t.unique_mode <> 'none' and i.key is not null, i.serial_key, i.owner_id,
-      coalesce(i.payload, '{}'), d.due, d.due, coalesce(i.priority, t.priority),
-      coalesce(i.max_attempts, t.operator_max_attempts, t.max_attempts), i.traceparent, i.payload ->> t.tenant_field
-    from outbox.job_types t
-    cross join jsonb_array_elements(enqueue_many.rows) with ordinality as u (item, position)
-    cross join lateral jsonb_to_record(u.item) as i (
-      key text, payload jsonb, owner_id uuid, scheduled_at timestamptz, priority int, max_attempts int,
-      idempotency_key text, serial_key text, traceparent text
-    )
-    cross join lateral (select coalesce(i.scheduled_at, now() + coalesce(t.operator_delay, t.delay)) as due) d
-    where t.name = enqueue_many.name and i.idempotency_key is null
-    order by i.key, case when i.key is null or t.unique_mode = 'none' then u.position else -u.position end
-    on conflict do nothing
-    returning jobs.id, jobs.key, jobs.generation, jobs.priority, jobs.scheduled_at, jobs.serial_key
-  ),
-  made_ready as (
-    insert into outbox.ready (job_id, generation, priority, scheduled_at, far, serial_key)
-    select n.id, n.generation, n.priority, n.scheduled_at, n.scheduled_at > now() + m.publish_window, n.serial_key
-    from new_jobs n join outbox.meta m on m.only_row
-  )
-  select array_agg(n.key), array_agg(n.id) into new_keys, new_ids from new_jobs n;
-  return query select n.key, n.id, true from unnest(new_keys, new_ids) as n (key, id);
+    select array_agg(n.key), array_agg(n.id) into new_keys, new_ids from new_jobs n;
+    return query select n.key, n.id, true from unnest(new_keys, new_ids) as n (key, id);
+  end if;
 
   if cardinality(new_ids) = jsonb_array_length(enqueue_many.rows) then return; end if;
   perform from outbox.job_types t where t.name = enqueue_many.name;
@@ -182,5 +184,5 @@ begin
     idempotency_key => o.idempotency_key, serial_key => o.serial_key, traceparent => o.traceparent,
     rerun => enqueue_many.rerun
   ) e
-  where o.idempotency_key is not null or (o.alone is null and not coalesce(o.key = any (new_keys), false));
+  where new_ids is null or (o.alone is null and not coalesce(o.key = any (new_keys), false));
 end $$;

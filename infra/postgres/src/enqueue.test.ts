@@ -364,6 +364,20 @@ describe('enqueue_many', () => {
     expect((await jobsOf(name)).map(({ payload }) => payload)).toEqual([{ said: 'last' }, {}]);
   });
 
+  test('so it does when another has an idempotency key, and rows without a key are kept then, too', async () => {
+    const { name, pool } = await setup();
+    const answer = await enqueueMany(pool, name, [
+      { key: 'k', payload: { said: 'first' } },
+      { payload: { n: 1 } },
+      { key: 'k', payload: { said: 'last' }, idempotency_key: 'i' },
+    ]);
+    expect(answer).toMatchObject([
+      { key: 'k', is_new: true },
+      { key: null, is_new: true },
+    ]);
+    expect((await jobsOf(name)).map(({ payload }) => payload)).toEqual([{ said: 'last' }, { n: 1 }]);
+  });
+
   test('rows without a key are all kept', async () => {
     const { name, pool } = await setup();
     await enqueueMany(pool, name, [{ payload: { n: 1 } }, { payload: { n: 1 } }, { key: null, payload: { n: 2 } }]);
