@@ -1,14 +1,11 @@
-import { join } from 'node:path';
 import { SECOND } from '@outbox/core';
 import { waitFor } from '@outbox/testing';
 import type { Contestant, Running } from './contestants/contestant.ts';
 import type { Stage } from './stage.ts';
-import { monotonicMs, readStarts } from './starts.ts';
+import { monotonicMs, newStartsFile, readStarts } from './starts.ts';
 
 const WARM_UP_JOBS = 500;
 const WARM_UP_S = 2;
-
-let files = 0;
 
 /**
  * Milliseconds from commit to start of each job of one round at `rate` commits a second: starts the processes of a contestant,
@@ -20,8 +17,7 @@ export async function measureLatency(
   rate: number,
   seconds: number,
 ): Promise<number[]> {
-  files += 1;
-  const startsFile = join(stage.folder, `starts-${files}`);
+  const startsFile = newStartsFile(stage.folder);
   const running = await contestant.start(stage, { startsFile });
   try {
     await running.add(WARM_UP_JOBS);

@@ -1,4 +1,4 @@
-import type { Pool } from '@outbox/core';
+import { SECOND, type Pool } from '@outbox/core';
 import { waitFor } from '@outbox/testing';
 
 /** Rows of one call: what a busy application would write in one transaction. */
@@ -38,4 +38,9 @@ export async function allPublished(pool: Pool, deadlineMs: number): Promise<void
     },
     { timeoutMs: deadlineMs - Date.now(), intervalMs: 200 },
   );
+}
+
+/** Time to enqueue and publish so many, before the first is due. */
+export function headStartMs(jobs: number): number {
+  return 15 * SECOND + jobs * 0.5;
 }

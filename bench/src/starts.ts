@@ -4,6 +4,7 @@
  */
 import { appendFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 
 /** Setting of a process that runs handlers: the file it appends to. Without it nothing is noted. */
 export const STARTS_FILE = 'STARTS_FILE';
@@ -29,6 +30,14 @@ function flush(to: string): void {
 /** Milliseconds since the machine was started: the same clock in all of its processes, and nobody sets it. */
 export function monotonicMs(): number {
   return Number(process.hrtime.bigint()) / 1e6;
+}
+
+let files = 0;
+
+/** A file that nobody has noted anything in, for one round. */
+export function newStartsFile(folder: string): string {
+  files += 1;
+  return join(folder, `starts-${files}`);
 }
 
 export interface Start {

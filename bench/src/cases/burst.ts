@@ -1,13 +1,12 @@
-import { join } from 'node:path';
 import { envBoolean, envInteger, SECOND } from '@outbox/core';
 import { pauseCheck } from '@outbox/jobs';
 import { z } from 'zod';
 import { defineCase, type Goal } from '../bench-case.ts';
 import type { Contestant } from '../contestants/contestant.ts';
 import { createOutboxBridge } from '../contestants/outbox-bridge.ts';
-import { allPublished, enqueueChecks } from '../load.ts';
+import { allPublished, enqueueChecks, headStartMs } from '../load.ts';
 import { withStage, type Stage } from '../stage.ts';
-import { readStarts } from '../starts.ts';
+import { newStartsFile, readStarts } from '../starts.ts';
 import { median, spread } from '../statistics.ts';
 import { measureThroughput } from '../throughput.ts';
 
@@ -23,10 +22,6 @@ const WARM_UP_JOBS = 2_000;
 
 const LEAST_OF_STEADY = 0.8;
 const MOST_MS_TO_FIRST_START = 100;
-
-/** Time to enqueue and publish so many before they are due. */
-const HEAD_START_MS = 15 * SECOND;
-const HEAD_START_PER_JOB_MS = 0.5;
 
 /** As shipped, and as in the case throughput. */
 const CONCURRENCIES = [20, 200];
@@ -107,16 +102,13 @@ function goalsOf(concurrency: number, results: readonly Round[], jobs: number): 
   ];
 }
 
-let files = 0;
-
 async function measureBurst(stage: Stage, contestant: Contestant, jobs: number): Promise<Omit<Round, 'steady'>> {
-  files += 1;
-  const startsFile = join(stage.folder, `starts-${files}`);
+  const startsFile = newStartsFile(stage.folder);
   const running = await contestant.start(stage, { startsFile });
   try {
     await running.add(WARM_UP_JOBS);
     await running.drained();
-    const dueMs = Math.ceil(Date.now() + HEAD_START_MS + jobs * HEAD_START_PER_JOB_MS);
+    const dueMs = Math.ceil(Date.now() + headStartMs(jobs));
     await enqueueChecks(stage.pool, pauseCheck.name, jobs, `to_timestamp(${dueMs / SECOND})`);
     await allPublished(stage.pool, dueMs);
     await running.drained();

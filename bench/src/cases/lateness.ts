@@ -1,13 +1,12 @@
-import { join } from 'node:path';
 import { envBoolean, envInteger, SECOND } from '@outbox/core';
 import { pauseCheck } from '@outbox/jobs';
 import { waitFor } from '@outbox/testing';
 import { z } from 'zod';
 import { defineCase } from '../bench-case.ts';
 import { outboxBridge } from '../contestants/outbox-bridge.ts';
-import { allPublished, enqueueChecks } from '../load.ts';
+import { allPublished, enqueueChecks, headStartMs } from '../load.ts';
 import { withStage, type Stage } from '../stage.ts';
-import { readStarts } from '../starts.ts';
+import { newStartsFile, readStarts } from '../starts.ts';
 import { percentile } from '../statistics.ts';
 
 const settings = z.object({
@@ -19,23 +18,19 @@ const settings = z.object({
 
 const WARM_UP_JOBS = 2_000;
 
-/** Time to enqueue and publish so many before the first is due. */
-const HEAD_START_MS = 15 * SECOND;
-const HEAD_START_PER_JOB_MS = 0.5;
-
 export const lateness = defineCase({
   name: 'lateness',
   description: 'Delayed jobs that become due one after the other: how late their handlers start',
   settings,
   run: ({ rate, seconds, goal, fsync }, say) =>
     withStage({ fsync }, async (stage) => {
-      const startsFile = join(stage.folder, 'starts');
+      const startsFile = newStartsFile(stage.folder);
       const running = await outboxBridge.start(stage, { startsFile });
       await running.add(WARM_UP_JOBS);
       await running.drained();
 
       const count = rate * seconds;
-      const firstDueMs = Date.now() + HEAD_START_MS + count * HEAD_START_PER_JOB_MS;
+      const firstDueMs = Date.now() + headStartMs(count);
       const dueAt = `to_timestamp(${firstDueMs / SECOND} + n / ${rate}::float8)`;
       await enqueueChecks(stage.pool, pauseCheck.name, count, dueAt);
       await allPublished(stage.pool, firstDueMs);

@@ -6,14 +6,13 @@ import { z } from 'zod';
 import { defineCase } from '../bench-case.ts';
 import { createOutboxBridge, type RunningOutboxBridge } from '../contestants/outbox-bridge.ts';
 import { allPublished, enqueueChecks } from '../load.ts';
+import { inMib, usedMemoryOf } from '../memory.ts';
 import { withStage, type Stage } from '../stage.ts';
 
 const settings = z.object({
   jobs: envInteger(1_000, 1_000_000).default(100_000).describe('Jobs that are run, and as many that wait then'),
   fsync: envBoolean.default(true).describe('false: PostgreSQL does not wait for the disk'),
 });
-
-const MIB = 2 ** 20;
 
 export const memory = defineCase({
   name: 'memory',
@@ -68,7 +67,7 @@ async function lookAt({ pool, redis }: Stage, { bridges, workers }: RunningOutbo
   const look: Look = {};
   for (const { pid } of bridges) look.Bridge = await residentSet(pid);
   for (const { pid } of workers) look.Worker = await residentSet(pid);
-  look.Redis = Number(/used_memory:(\d+)/.exec(await redis.info('memory'))?.[1]);
+  look.Redis = await usedMemoryOf(redis);
   const { rows } = await pool.query<{ bytes: number }>(/* sql */ `
     select sum(pg_total_relation_size(c.oid))::float8 as bytes
     from pg_class c
@@ -80,8 +79,4 @@ async function lookAt({ pool, redis }: Stage, { bridges, workers }: RunningOutbo
 async function residentSet(pid: number): Promise<number> {
   const { stdout } = await promisify(execFile)('ps', ['-o', 'rss=', '-p', String(pid)]);
   return Number(stdout) * 1024;
-}
-
-function inMib(bytes: number): string {
-  return (bytes / MIB).toFixed(0);
 }

@@ -1,4 +1,4 @@
-import type { Pool } from '@outbox/core';
+import { createPool, type Pool } from '@outbox/core';
 import { atFullSize } from './full-size.ts';
 import type { TestDatabase } from './with-database.ts';
 
@@ -33,19 +33,17 @@ export async function addHistory({ pool }: TestDatabase, name: string): Promise<
   await pool.query('vacuum (analyze) outbox.jobs, outbox.attempts, outbox.ready');
 }
 
-/** From now on the server tells every new connection the plan of each of its statements, also of those inside functions. */
-export async function tellPlans({ pool, name }: TestDatabase): Promise<void> {
-  const settings = {
-    session_preload_libraries: 'auto_explain',
-    'auto_explain.log_min_duration': '0',
-    'auto_explain.log_nested_statements': 'on',
-    'auto_explain.log_format': 'json',
-    'auto_explain.log_level': 'notice',
-  };
-  for (const [setting, value] of Object.entries(settings)) {
-    await pool.query(`alter database ${name} set ${setting} = '${value}'`);
-  }
-}
+/** What auto_explain has to be told: every new connection gets the plan of each of its statements, also inside functions. */
+const TELL_PLANS = {
+  session_preload_libraries: 'auto_explain',
+  'auto_explain.log_min_duration': '0',
+  'auto_explain.log_nested_statements': 'on',
+  'auto_explain.log_format': 'json',
+  'auto_explain.log_level': 'notice',
+};
+
+/** Small whatever the history: settings, one row for each, and what is worked off at once. */
+const SMALL = ['breakers', 'captures', 'job_types', 'meta', 'queues', 'removals'];
 
 export interface Scan {
   table: string;
@@ -59,20 +57,43 @@ interface PlanNode {
   Plans?: PlanNode[];
 }
 
-/** Statements of the pool that read a table from its beginning to its end; grows as they are carried out. */
-export function collectSequentialScans(pool: Pool): { scans: readonly Scan[]; readonly plans: number } {
+export interface ExplainedPool {
+  readonly pool: Pool;
+  /** Statements that read a table from its beginning to its end, unless it is small; grows as they are carried out. */
+  readonly scans: readonly Scan[];
+  /** How many statements were looked at. */
+  readonly plans: number;
+}
+
+/** A pool whose statements the server explains while it carries them out. `preferIndexes` as in `createPool`. */
+export async function createExplainedPool(
+  { pool: admin, name, url }: TestDatabase,
+  { preferIndexes }: { preferIndexes: boolean },
+): Promise<ExplainedPool> {
+  for (const [setting, value] of Object.entries(TELL_PLANS)) {
+    await admin.query(`alter database ${name} set ${setting} = '${value}'`);
+  }
   const scans: Scan[] = [];
   let plans = 0;
+  const pool = createPool({
+    url,
+    applicationName: 'outbox test plans',
+    max: 3,
+    preferIndexes,
+    onError: () => undefined,
+  });
   pool.on('connect', (client) => {
     client.on('notice', ({ message = '' }) => {
       const [, json] = /^duration: .* plan:\n([^]*)$/.exec(message) ?? [];
       if (json === undefined) return;
       plans += 1;
       const { 'Query Text': statement, Plan: plan } = JSON.parse(json) as { 'Query Text': string; Plan: PlanNode };
-      for (const table of tablesReadWhole(plan)) scans.push({ table, statement });
+      const tables = tablesReadWhole(plan).filter((table) => !SMALL.includes(table));
+      for (const table of tables) scans.push({ table, statement });
     });
   });
   return {
+    pool,
     scans,
     get plans() {
       return plans;
