@@ -80,7 +80,7 @@ export const burst = defineCase({
             'being written and published. A burst was in BullMQ before; its clock runs from the instant its jobs are due ' +
             'until the last of them is recorded as done.',
           'BullMQ fetches a job for every free place of a worker before it starts the first of them, and each fetch moves up ' +
-            'to 1,000 jobs that have become due: so the first start takes longer the more places there are.',
+            'to 1,000 jobs that have become due. So a worker that was idle has one place, and twice as many with each job it starts.',
         ],
         servers: stage.servers,
       };

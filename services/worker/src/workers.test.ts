@@ -32,6 +32,7 @@ async function setup() {
   const clock = { trustworthy: true, offsetMs: 0 };
   const gate = createGate();
   const run = async (job: { id?: string | undefined; name: string }) => {
+    if (job.name === 'silencing') proxy.silence();
     if (job.name === 'slow') await gate.opened;
     if (job.name === 'brief') await sleep(5);
     done.push(job.id);
@@ -224,6 +225,33 @@ test('a worker stops within seconds while Redis is away and no job is in hand', 
   const before = performance.now();
   await bundle.workers.close();
   expect(performance.now() - before).toBeLessThan(5 * SECOND);
+});
+
+describe('jobs that are due at once', () => {
+  async function addAtOnce(ids: string[], name: string): Promise<void> {
+    const direct = new Queue(QUEUE, { connection: bundle.redis, prefix: `{test:${QUEUE}}` });
+    await direct.addBulk(ids.map((jobId) => ({ name, data: {}, opts: { jobId } })));
+    await direct.close();
+  }
+
+  test('do not wait for each other to be fetched before the first one starts', async () => {
+    const { done, redis, bullWorker } = bundle;
+    await addAtOnce(['a-1', 'b-1', 'c-1', 'd-1'], 'quick');
+    await waitFor(() => expect(done).toHaveLength(4));
+    await waitFor(() => expect(bullWorker.concurrency).toBe(1)); // idle since
+
+    // Nothing more is fetched from the moment in which the first one starts.
+    await addAtOnce(['e-1', 'f-1', 'g-1'], 'silencing');
+    await waitFor(() => expect(done).toContain('e-1'));
+    expect(await redis.llen(`{test:${QUEUE}}:${QUEUE}:active`)).toBe(1);
+  });
+
+  test('run in every place there is', async () => {
+    await addAtOnce(['a-1', 'b-1', 'c-1'], 'slow');
+    await waitFor(async () => expect(await bundle.redis.llen(`{test:${QUEUE}}:${QUEUE}:active`)).toBe(2));
+    bundle.gate.open();
+    await waitFor(() => expect(bundle.done).toHaveLength(3));
+  });
 });
 
 describe('connections to Redis that go silent without being closed', () => {

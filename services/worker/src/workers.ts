@@ -42,6 +42,8 @@ interface Lane {
   held: boolean;
   running: number;
   taken: number;
+  /** `taken` when it was last looked at. */
+  takenBefore: number;
 }
 
 /**
@@ -116,18 +118,19 @@ export class Workers {
   }
 
   #createLane(queue: string): Lane {
-    const { backend, concurrency, leaseMs, stalledIntervalMs, run, log } = this.#options;
+    const { backend, leaseMs, stalledIntervalMs, run, log } = this.#options;
     const worker = backend.createWorker(
       queue,
       async (job, token) => {
         lane.taken += 1;
         lane.running += 1;
         lane.backoff.worked();
+        this.#takeMore(lane);
         return run(job, token).finally(() => (lane.running -= 1));
       },
       {
         autorun: false,
-        concurrency,
+        concurrency: 1,
         lockDuration: leaseMs,
         stalledInterval: stalledIntervalMs,
         maxStalledCount: MAX_STALLED_COUNT,
@@ -140,8 +143,23 @@ export class Workers {
     );
     const backoff = new ErrorBackoff(log.child({ queue }), () => this.#follow());
     worker.on('error', (err) => backoff.failed(err));
-    const lane: Lane = { worker, backoff, held: false, running: 0, taken: 0 };
+    const lane: Lane = { worker, backoff, held: false, running: 0, taken: 0, takenBefore: 0 };
     return lane;
+  }
+
+  /**
+   * BullMQ fetches for every free place, one after the other, before it starts the first job; when many become due at once
+   * each fetch takes milliseconds, since it moves up to 1,000 of them. So a worker that was idle has one place, and twice as
+   * many with each job that starts: the first runs while the others are still being fetched.
+   */
+  #takeMore({ worker }: Lane): void {
+    const { concurrency } = this.#options;
+    if (worker.concurrency < concurrency) worker.concurrency = Math.min(2 * worker.concurrency, concurrency);
+  }
+
+  #followIdle(lane: Lane): void {
+    if (lane.running === 0 && lane.taken === lane.takenBefore) lane.worker.concurrency = 1;
+    lane.takenBefore = lane.taken;
   }
 
   /** Only what was held here is let go: a worker that somebody else has paused stays so, and the watchdog sees it. */
@@ -150,6 +168,7 @@ export class Workers {
     this.#followClock();
     const holdAll = !this.#clockTrusted || this.#options.restores.restored;
     for (const lane of this.#lanes) {
+      this.#followIdle(lane);
       const hold = holdAll || lane.backoff.waiting;
       if (hold === lane.held) continue;
       lane.held = hold;
