@@ -42,28 +42,43 @@ const PICK_READY = /* sql */ `
   left join outbox.queues q on q.name = j.queue
   order by j.priority desc, j.scheduled_at, p.job_id`;
 
-const MARK_PUBLISHED = /* sql */ `
-  with held as (
+/**
+ * Marks what was added ($4), and removes from the outbox what was marked and what had moved on before. A row that is still
+ * pending afterwards was refused, or is locked by somebody, or changed at this very moment: it stays.
+ */
+const SETTLE = /* sql */ `
+  with picked as (
+    select p.* from unnest($1::bigint[], $2::int[], $3::bigint[], $4::boolean[]) as p (id, generation, epoch, added)
+  ),
+  held as (
     select j.id, p.epoch
-    from unnest($1::bigint[], $2::int[], $3::bigint[]) as p (id, generation, epoch)
+    from picked p
     join outbox.jobs j on j.id = p.id and j.generation = p.generation
-    where j.state = 'pending'
+    where p.added and j.state = 'pending'
     order by j.id
     for no key update of j skip locked
+  ),
+  marked as (
+    update outbox.jobs j
+    set state = 'published', published_at = clock_timestamp(), published_epoch = h.epoch
+    from held h
+    where j.id = h.id
+    returning j.id
+  ),
+  removed as (
+    delete from outbox.ready r
+    using picked p
+    where r.job_id = p.id
+      and r.generation = p.generation
+      and (
+        r.job_id in (select m.id from marked m)
+        or not exists (
+          select from outbox.jobs j where j.id = r.job_id and j.generation = r.generation and j.state = 'pending'
+        )
+      )
+    returning r.job_id
   )
-  update outbox.jobs j
-  set state = 'published', published_at = clock_timestamp(), published_epoch = h.epoch
-  from held h
-  where j.id = h.id`;
-
-const REMOVE_SETTLED = /* sql */ `
-  delete from outbox.ready r
-  using unnest($1::bigint[], $2::int[]) as p (id, generation)
-  where r.job_id = p.id
-    and r.generation = p.generation
-    and not exists (
-      select from outbox.jobs j where j.id = r.job_id and j.generation = r.generation and j.state = 'pending'
-    )`;
+  select (select count(*) from marked)::int as marked, (select count(*) from removed)::int as removed`;
 
 /** A row that was cancelled between pick and mark was taken out of BullMQ before it was added: take it out again. */
 const REMOVE_CANCELLED = /* sql */ `
@@ -143,15 +158,14 @@ export interface Published {
  *   1 pick    locks on outbox.ready, gone with the session: the rows are picked again
  *   2 add     BullMQ has the jobs, the rows are pending: the next publish adds the same ids, which BullMQ ignores; a
  *             worker that is faster claims the pending row
- *   3 mark    rolled back with the session: as after 2
- *   4 remove  the same; mark and remove commit together
- *   5 commit  without waiting for the disk: a crash of the database may leave us where 2 does. Whatever a worker commits
+ *   3 settle  mark and remove, rolled back with the session: as after 2
+ *   4 commit  without waiting for the disk: a crash of the database may leave us where 2 does. Whatever a worker commits
  *             about a row whose mark it saw comes later in the log, and is never kept without it. The rows are locked until
  *             the commit is through, and a quick worker is already asking for them.
  */
 export async function publishBatch(options: PublishOptions): Promise<Published> {
   const published = await withTransaction(options.pool, (client) => publishPicked(client, options), {
-    mayBeLost: true, // 5
+    mayBeLost: true, // 4
   });
   reached('publish.committed');
   return published;
@@ -160,14 +174,13 @@ export async function publishBatch(options: PublishOptions): Promise<Published> 
 async function publishPicked(client: PoolClient, options: PublishOptions): Promise<Published> {
   const { rows } = await client.query<ReadyRow>(PICK_READY, [options.limit]); // 1
   reached('publish.picked');
+  if (rows.length === 0) return { picked: 0, settled: 0, published: 0, refused: [] };
   const current = rows.filter((row) => row.current);
   const refused = await addToQueues(current, options.queueOf); // 2
   reached('publish.added');
-  const added = current.filter((row) => !refused.some((refusal) => refusal.row === row));
-  const published = added.length > 0 ? await markPublished(client, added) : 0; // 3
-  reached('publish.marked');
   if (refused.length > 0) await noteRefusals(client, refused);
-  const settled = rows.length > 0 ? await removeSettled(client, rows) : 0; // 4
+  const { published, settled } = await settle(client, rows, refused); // 3
+  reached('publish.marked');
   return { picked: rows.length, settled, published, refused: refused.map(({ row }) => row.jobId) };
 }
 
@@ -208,12 +221,6 @@ function toBulkJob(row: ReadyRow, place: number): BulkJob<ReadyRow> {
   };
 }
 
-async function markPublished(client: PoolClient, rows: ReadyRow[]): Promise<number> {
-  const marked = await client.query(MARK_PUBLISHED, [...idsOf(rows), rows.map(({ epoch }) => epoch)]);
-  if (marked.rowCount !== rows.length) await client.query(REMOVE_CANCELLED, idsOf(rows));
-  return marked.rowCount ?? 0;
-}
-
 async function noteRefusals(client: PoolClient, refused: Refused<ReadyRow>[]): Promise<void> {
   const errors = refused.map(({ error }) => error.message.slice(0, LONGEST_ERROR));
   await client.query(NOTE_REFUSAL, [...idsOf(refused.map(({ row }) => row)), errors]);
@@ -222,14 +229,24 @@ async function noteRefusals(client: PoolClient, refused: Refused<ReadyRow>[]): P
 /** Longest text kept of an error. */
 const LONGEST_ERROR = 1_000;
 
-/**
- * Rows that were marked, or had moved on, are done with. One that is still pending was refused, or is locked by somebody (a
- * claim, or a business transaction that enqueued a duplicate): it stays and is looked at again a little later, not in a busy loop.
- */
-async function removeSettled(client: PoolClient, rows: ReadyRow[]): Promise<number> {
-  const removed = await client.query(REMOVE_SETTLED, idsOf(rows));
-  if (removed.rowCount !== rows.length) await client.query(PUT_OFF, idsOf(rows));
-  return removed.rowCount ?? 0;
+/** What stays in the outbox is looked at again a little later, not in a busy loop. */
+async function settle(
+  client: PoolClient,
+  rows: ReadyRow[],
+  refused: Refused<ReadyRow>[],
+): Promise<Pick<Published, 'published' | 'settled'>> {
+  const refusedRows = new Set(refused.map(({ row }) => row));
+  const isAdded = (row: ReadyRow) => row.current && !refusedRows.has(row);
+  const added = rows.filter(isAdded);
+  const { rows: answer } = await client.query<{ marked: number; removed: number }>(SETTLE, [
+    ...idsOf(rows),
+    rows.map(({ epoch }) => epoch),
+    rows.map(isAdded),
+  ]);
+  const [{ marked, removed } = { marked: 0, removed: 0 }] = answer;
+  if (marked < added.length) await client.query(REMOVE_CANCELLED, idsOf(added));
+  if (removed < rows.length) await client.query(PUT_OFF, idsOf(rows));
+  return { published: marked, settled: removed };
 }
 
 function idsOf(rows: ReadyRow[]): [string[], number[]] {
