@@ -22,6 +22,21 @@ interface Options {
   listen?: boolean;
 }
 
+class WatchedWakeUp extends WakeUp {
+  asked = 0;
+  slept = 0;
+
+  override acquire(): Promise<void> {
+    this.asked += 1;
+    return super.acquire();
+  }
+
+  override wait(timeoutMs: number): Promise<void> {
+    this.slept += 1;
+    return super.wait(timeoutMs);
+  }
+}
+
 async function setup(kind: BackendKind, { pollMs = 1 * SECOND, listen = true }: Options = {}) {
   const database = await createTestDatabase();
   const { pool, url } = database;
@@ -29,7 +44,7 @@ async function setup(kind: BackendKind, { pollMs = 1 * SECOND, listen = true }: 
   const { prefix, redisUrl } = keys;
   const { queue, queueOf, ...queues } = await openQueues(redisUrl, prefix, kind === 'postgres' ? url : undefined);
   const { log, lines } = captureLogs();
-  const wakeUp = listen ? new WakeUp({ url, role: undefined, log }) : undefined;
+  const wakeUp = listen ? new WatchedWakeUp({ url, role: undefined, log }) : undefined;
   const held: { by?: string } = {};
   const loop = new PublishLoop({
     ...{ pool, queueOf, limit: 100, wakeUp, pollMs, log },
@@ -42,6 +57,7 @@ async function setup(kind: BackendKind, { pollMs = 1 * SECOND, listen = true }: 
     loop,
     held,
     lines,
+    wakeUp,
     /** Asleep: connected and without the lock that tells writers that it looks by itself. */
     untilAsleep: () => waitFor(async () => expect(await listenerOf(pool)).toEqual({ connected: true, awake: false })),
     untilAwake: () => waitFor(async () => expect(await listenerOf(pool)).toEqual({ connected: true, awake: true })),
@@ -142,6 +158,32 @@ describe.each(BACKENDS)('on the %s backend', (kind) => {
     }
   });
 
+  it('sleeps again at once after a row now and then, and stays awake for more', async () => {
+    const { pool, wakeUp, untilPublished } = await start({ pollMs: 5 * MINUTE });
+    for (let round = 1; round <= 3; round += 1) {
+      await waitFor(() => expect(wakeUp?.slept).toBe(round));
+      await addRow(pool);
+      await untilPublished(round);
+    }
+    await waitFor(() => expect(wakeUp?.slept).toBe(4));
+    expect(wakeUp?.asked).toBe(0);
+
+    await addRows(pool, 250); // more than one look takes
+    await untilPublished(253);
+    expect(wakeUp?.asked).toBeGreaterThan(0);
+  });
+
+  it('lets the next of a serial key in as soon as it is woken, and when it is due', async () => {
+    const { pool, wakeUp, untilPublished } = await start({ pollMs: 5 * MINUTE });
+    await waitFor(() => expect(wakeUp?.slept).toBe(1));
+    for (let round = 1; round <= 3; round += 1) {
+      await addRow(pool, { serialKey: `key ${round}` });
+      await untilPublished(round);
+    }
+    await addRow(pool, { serialKey: 'later', dueInMs: 300 });
+    await untilPublished(4);
+  });
+
   it('finds a row by the poll when nobody notifies it', async () => {
     const { pool, untilAsleep, untilPublished } = await start({ pollMs: 100 });
     await untilAsleep();
@@ -190,7 +232,7 @@ describe.each(BACKENDS)('on the %s backend', (kind) => {
 
     delete held.by;
     await untilPublished(2);
-    expect(loop.problem).toBeUndefined();
+    await waitFor(() => expect(loop.problem).toBeUndefined());
     await waitFor(async () => expect(await queue.getJob(`${id}-1`)).toBeUndefined());
   });
 

@@ -60,6 +60,8 @@ export class PublishLoop {
   #running: Promise<void> | undefined;
   #nearAt = 0;
   #removeAt = 0;
+  /** After an error, not before this. */
+  #removeAgainAt = 0;
   #admitAt = 0;
   /** When the next row with a serial key is due: no writer will notify us of that. performance.now() */
   #nextTurnAt = Infinity;
@@ -81,49 +83,59 @@ export class PublishLoop {
     await this.#running;
   }
 
+  /**
+   * A row now and then is published by a bridge that sleeps otherwise, woken by the writer. Only work at two looks in a row
+   * keeps it awake: then writers must not notify, and there is enough to be found by looking.
+   */
   async #run(): Promise<void> {
-    const { wakeUp, pollMs } = this.#options;
+    let isBusy = false;
     while (!this.#stop.signal.aborted) {
-      await this.#publishUntilQuiet();
-      await wakeUp?.release();
-      this.#admitAt = 0;
-      if (this.#stop.signal.aborted || (await this.#publish()) > 0) continue;
-      const sleepMs = Math.min(pollMs, Math.max(0, this.#nextTurnAt - performance.now()));
-      if (wakeUp) await wakeUp.wait(sleepMs);
-      else await this.#pause(sleepMs);
+      await this.#options.wakeUp?.release();
+      const done = await this.#look({ beforeSleep: true });
+      if (done === 0) await this.#sleep();
+      else if (isBusy) await this.#publishUntilQuiet();
+      isBusy = done > 0;
     }
+  }
+
+  async #sleep(): Promise<void> {
+    const { wakeUp, pollMs } = this.#options;
+    const sleepMs = Math.min(pollMs, Math.max(0, this.#nextTurnAt - performance.now()));
+    if (wakeUp) await wakeUp.wait(sleepMs);
+    else await this.#pause(sleepMs);
   }
 
   async #publishUntilQuiet(): Promise<void> {
     let quietSince = performance.now();
     while (!this.#stop.signal.aborted && performance.now() - quietSince < LINGER_MS) {
       void this.#options.wakeUp?.acquire();
-      if ((await this.#publish()) > 0) quietSince = performance.now();
+      if ((await this.#look()) > 0) quietSince = performance.now();
       else await this.#pause(LOOK_EVERY_MS);
     }
   }
 
-  /** One batch; returns how many rows it is done with. An error is logged and waited out: the rows stay where they are. */
-  async #publish(): Promise<number> {
+  /**
+   * Publishes one batch, then sees to what else is due, and before a sleep to everything; returns how many rows moved on. An
+   * error is logged and waited out: the rows stay where they are.
+   */
+  async #look({ beforeSleep = false } = {}): Promise<number> {
     const { log, heldBy, fullBecause } = this.#options;
     const held = heldBy();
-    if (held === undefined) await this.#remove();
     const reason = held ?? fullBecause();
     if (reason !== undefined) {
       this.problem = reason;
+      if (held === undefined) await this.#remove();
       await this.#pause(HELD_MS);
       return 0;
     }
     try {
-      await this.#bringNear();
-      await this.#admit();
-      const started = performance.now();
-      const { published, settled, refused } = await publishBatch(this.#options);
-      if (refused.length > 0) log.error({ outboxIds: refused }, 'rows refused by the queue');
-      if (published > 0) log.info({ published, durationMs: Math.round(performance.now() - started) }, 'rows published');
+      const settled = await this.#publish();
+      const atOnce = beforeSleep && settled === 0;
+      const moved =
+        settled + (await this.#remove({ atOnce })) + (await this.#bringNear()) + (await this.#admit({ atOnce }));
       this.problem = undefined;
       this.#retryMs = FIRST_RETRY_MS;
-      return settled;
+      return moved;
     } catch (err) {
       this.problem = err instanceof Error ? err.message : String(err);
       log.error({ err, retryMs: this.#retryMs }, 'publish failed');
@@ -133,35 +145,49 @@ export class PublishLoop {
     }
   }
 
+  async #publish(): Promise<number> {
+    const { log } = this.#options;
+    const started = performance.now();
+    const { published, settled, refused } = await publishBatch(this.#options);
+    if (refused.length > 0) log.error({ outboxIds: refused }, 'rows refused by the queue');
+    if (published > 0) log.info({ published, durationMs: Math.round(performance.now() - started) }, 'rows published');
+    return settled;
+  }
+
   /** Ends early when the loop is stopped. */
   async #pause(ms: number): Promise<void> {
     await wait(ms, undefined, { signal: this.#stop.signal }).catch(() => undefined);
   }
 
-  async #remove(): Promise<void> {
-    if (performance.now() < this.#removeAt) return;
+  async #remove({ atOnce = false } = {}): Promise<number> {
+    const now = performance.now();
+    if (now < this.#removeAgainAt || (now < this.#removeAt && !atOnce)) return 0;
     try {
       const removed = await carryOutRemovals(this.#options);
       if (removed > 0) this.#options.log.info({ removed }, 'cancelled jobs removed');
       this.#removeAt = performance.now() + REMOVE_EVERY_MS;
+      return removed;
     } catch (err) {
       // The claim drops a cancelled job anyway: publishing goes on.
       this.#options.log.warn({ err }, 'cancelled jobs not removed');
-      this.#removeAt = performance.now() + LONGEST_RETRY_MS;
+      this.#removeAgainAt = performance.now() + LONGEST_RETRY_MS;
+      return 0;
     }
   }
 
-  async #admit(): Promise<void> {
-    if (performance.now() < this.#admitAt) return;
+  async #admit({ atOnce }: { atOnce: boolean }): Promise<number> {
+    if (performance.now() < this.#admitAt && !atOnce) return 0;
     const started = performance.now();
-    const { nextInMs } = await admitNext(this.#pool);
+    const { letGo, nextInMs } = await admitNext(this.#pool);
     this.#admitAt = performance.now() + Math.max(ADMIT_EVERY_MS, ADMIT_REST_FACTOR * (performance.now() - started));
     this.#nextTurnAt = nextInMs === undefined ? Infinity : performance.now() + nextInMs;
+    return letGo;
   }
 
-  async #bringNear(): Promise<void> {
-    if (performance.now() < this.#nearAt) return;
-    await this.#pool.query(BRING_NEAR);
+  async #bringNear(): Promise<number> {
+    if (performance.now() < this.#nearAt) return 0;
+    const { rowCount } = await this.#pool.query(BRING_NEAR);
     this.#nearAt = performance.now() + BRING_NEAR_EVERY_MS;
+    return rowCount ?? 0;
   }
 }

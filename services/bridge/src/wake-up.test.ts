@@ -1,5 +1,5 @@
 import { SECOND, withTransaction } from '@outbox/core';
-import { captureLogs, createTestDatabase, waitFor } from '@outbox/testing';
+import { captureLogs, createTestDatabase, startFaultProxy, waitFor } from '@outbox/testing';
 import pg from 'pg';
 import { addRow } from './bridge.fixture.ts';
 import { WakeUp } from './wake-up.ts';
@@ -19,6 +19,7 @@ async function setup() {
   await listener.query('listen outbox_ready');
   return {
     pool,
+    url,
     lines,
     wakeUp,
     /** Who waits for notifications in the database, and whether the bridge holds its lock. */
@@ -174,6 +175,28 @@ describe('a broken connection', () => {
       expect(lines).toContainEqual(expect.objectContaining({ level: 'warn', msg: 'lost the connection that listens' })),
     );
   });
+});
+
+it('a connection that went silent is noticed after a wait that heard nothing, and replaced', async () => {
+  const { pool, url } = bundle;
+  const proxy = await startFaultProxy(url);
+  const { log, lines } = captureLogs();
+  const wakeUp = new WakeUp({ url: proxy.url, role: undefined, log });
+  try {
+    await wakeUp.release();
+    proxy.silenceOpen();
+    await wakeUp.wait(10);
+    await wakeUp.release();
+    expect(lines).toContainEqual(expect.objectContaining({ level: 'warn', msg: 'lost the connection that listens' }));
+
+    await wakeUp.release();
+    const waited = msOf(wakeUp.wait(LONG_MS));
+    await addRow(pool);
+    expect(await waited).toBeLessThan(LONG_MS / 2);
+  } finally {
+    await wakeUp.close();
+    await proxy.close();
+  }
 });
 
 it('close leaves no connection behind and may come without any acquire', async () => {

@@ -18,6 +18,8 @@ const QUERY_TIMEOUT_MS = 2 * SECOND;
  *   awake    acquire(), again and again: writers do not notify, the bridge looks by itself
  *   asleep   release(), one more look, then wait(): the next writer notifies
  *
+ * A commit now and then finds the bridge asleep: its notification takes less time than waiting for the next look would.
+ *
  * Every miss (a writer that saw us awake and commits after we slept; a connection that broke) costs at most the poll
  * interval: wait() returns by then.
  */
@@ -30,6 +32,8 @@ export class WakeUp {
   #asking: Promise<void> | undefined;
   #askAgainAt = 0;
   #notified = false;
+  /** True when a wait ended without having heard anything: the connection may be dead, and is asked. */
+  #isDoubtful = false;
   #endWait: (() => void) | undefined;
 
   constructor(options: { url: string; role: string | undefined; log: Logger }) {
@@ -59,11 +63,16 @@ export class WakeUp {
     });
   }
 
-  /** Says that the bridge sleeps. Look once more after it, then wait. */
+  /**
+   * Says that the bridge sleeps, if it was awake. Look once more after it, then wait: whoever commits after that look has
+   * notified, and the wait does not begin.
+   */
   async release(): Promise<void> {
     await this.#asking;
-    this.#isAwake = false;
     this.#notified = false;
+    if (this.#client && !this.#isAwake && !this.#isDoubtful) return;
+    this.#isAwake = false;
+    this.#isDoubtful = false;
     await this.#quietly((client) => client.query('select pg_advisory_unlock_all()'));
   }
 
@@ -71,7 +80,10 @@ export class WakeUp {
   async wait(timeoutMs: number): Promise<void> {
     if (this.#notified) return;
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, timeoutMs);
+      const timer = setTimeout(() => {
+        this.#isDoubtful = true;
+        resolve();
+      }, timeoutMs);
       this.#endWait = () => {
         clearTimeout(timer);
         resolve();
