@@ -139,7 +139,7 @@ async function addFinished(pool: Pool, count: number, say: (line: string) => voi
           published_epoch, started_at, finished_at
         )
         select
-          t.name, t.queue, jsonb_build_object('autoSyncId', gen_random_uuid()), at, at, 'completed', nextval('outbox.run'), 1,
+          t.name, t.queue, jsonb_build_object('autoSyncId', gen_random_uuid()), at, at, 'completed', outbox.new_run(), 1,
           t.max_attempts, at, at, q.epoch, at, at
         from generate_series($2::int, $3::int) as s (n)
         cross join lateral (select now() - interval '2 hours' + n * interval '1 ms' as at) a

@@ -20,6 +20,7 @@ grant update (epoch) on outbox.queues to outbox_bridge;
 revoke execute on all functions in schema outbox from public;
 grant execute on function outbox.job_uuid(bigint), outbox.job_id(uuid), outbox.uuid_or_null(text), outbox.awake_lock()
   to outbox_bridge, outbox_worker, outbox_api;
+grant execute on function outbox.new_run() to outbox_worker;
 grant execute on function outbox.unpublish(bigint[], int[], boolean, boolean) to outbox_bridge;
 grant execute on function
   outbox.enqueue(text, text, jsonb, uuid, timestamptz, int, int, text, text, text, boolean),

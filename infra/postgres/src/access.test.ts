@@ -27,7 +27,7 @@ const IDS = ['awake_lock', 'job_id', 'job_uuid', 'uuid_or_null'];
 /** All that a role may call in the schema outbox: what is not named here is refused. */
 const ALLOWED: Record<string, string[]> = {
   outbox_bridge: [...IDS, 'unpublish'],
-  outbox_worker: [...ENQUEUE, ...GATE, ...IDS],
+  outbox_worker: [...ENQUEUE, ...GATE, ...IDS, 'new_run'],
   outbox_api: [...BY_HAND, ...ENQUEUE, ...IDS],
   service_role: [...BY_HAND, ...ENQUEUE, 'job_id', 'job_uuid', 'uuid_or_null'],
   authenticated: ['job_uuid', 'request_user', 'uuid_or_null'],

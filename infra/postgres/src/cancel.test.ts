@@ -58,7 +58,7 @@ const LOCK = /* sql */ `
 
 const CLAIM = /* sql */ `
   update outbox.jobs
-  set state = 'active', run = nextval('outbox.run'), attempt = 1, holds_key = false, locked_by = 'w',
+  set state = 'active', run = outbox.new_run(), attempt = 1, holds_key = false, locked_by = 'w',
     locked_until = now() + interval '1 minute'
   where id = $1`;
 

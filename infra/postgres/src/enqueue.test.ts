@@ -95,7 +95,7 @@ async function enqueueMany(db: Queryable, name: string, rows: Record<string, unk
 /** What a worker's claim does to the row: it runs, and a later change needs a row of its own. */
 const CLAIM = /* sql */ `
   update outbox.jobs
-  set state = 'active', run = nextval('outbox.run'), attempt = 1, holds_key = false, locked_by = 'w',
+  set state = 'active', run = outbox.new_run(), attempt = 1, holds_key = false, locked_by = 'w',
     locked_until = now() + interval '1 minute'
   where id = $1`;
 

@@ -18,7 +18,7 @@ const ADD_JOB_TYPE = /* sql */ `
 /** What a claim, and each way to end a run, do to the row. */
 const CHANGES = {
   publish: `state = 'published', published_at = now(), published_epoch = 0`,
-  claim: `state = 'active', run = nextval('outbox.run'), attempt = attempt + 1, locked_by = 'w',
+  claim: `state = 'active', run = outbox.new_run(), attempt = attempt + 1, locked_by = 'w',
     locked_until = now() + interval '1 minute', started_at = now(),
     holds_key = holds_key and (select t.unique_mode = 'open' from outbox.job_types t where t.name = jobs.name)`,
   retry: `state = 'published', locked_by = null, locked_until = null`,

@@ -2,6 +2,7 @@ export * from './capture-logs.ts';
 export * from './fault-proxy.ts';
 export * from './full-size.ts';
 export * from './handler-context.ts';
+export * from './own-postgres.ts';
 export * from './own-redis.ts';
 export * from './plans.ts';
 export * from './run-service.ts';

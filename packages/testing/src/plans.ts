@@ -15,7 +15,7 @@ export async function addHistory({ pool }: TestDatabase, name: string): Promise<
       insert into outbox.jobs (name, queue, key, payload, scheduled_at, due_at, state, run, attempt, max_attempts, finished_at)
       select
         t.name, t.queue, n::text, '{}', due, due, case when ended then 'completed' else 'pending' end,
-        case when ended then nextval('outbox.run') end, ended::int, t.max_attempts, case when ended then now() end
+        case when ended then outbox.new_run() end, ended::int, t.max_attempts, case when ended then now() end
       from generate_series(1, $2::int) as s (n)
       cross join lateral (select n % 4 > 0 as ended) e
       cross join lateral (select now() + case when ended then interval '-1 minute' else interval '1 year' end as due) d

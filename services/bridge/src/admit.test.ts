@@ -79,7 +79,7 @@ async function admitAll(): Promise<string[]> {
 async function claim(id: string): Promise<void> {
   await bridge.pool.query(
     `update outbox.jobs
-     set state = 'active', run = nextval('outbox.run'), attempt = attempt + 1, started_at = clock_timestamp(),
+     set state = 'active', run = outbox.new_run(), attempt = attempt + 1, started_at = clock_timestamp(),
        locked_until = clock_timestamp() + interval '15 s'
      where id = $1`,
     [id],

@@ -7,7 +7,7 @@ import type { WakeUp } from './wake-up.ts';
 
 /** An awake bridge looks this often, and falls asleep after seeing nothing for so long. */
 const LOOK_EVERY_MS = 2;
-const LINGER_MS = 50;
+const LINGER_MS = 10;
 
 /** After an error: the first wait, doubling up to the longest. */
 const FIRST_RETRY_MS = 100;

@@ -122,7 +122,7 @@ describe('when a queue has lost all its data', () => {
     await publish();
     await pool.query(
       `update outbox.jobs
-       set state = 'active', run = nextval('outbox.run'), attempt = 1, locked_by = 'a worker', started_at = now(),
+       set state = 'active', run = outbox.new_run(), attempt = 1, locked_by = 'a worker', started_at = now(),
            locked_until = now() + case when id = $1 then interval '1 min' else interval '-1 ms' end`,
       [running],
     );

@@ -84,11 +84,18 @@ const MAX_INTERRUPTIONS = 10;
  * What was asked for while the row waited is done by this run, which reads the world after the claim: it need not run
  * again. One that was cancelled only finds out about its call, so what was asked for since is still to be done.
  *
- * A crash after the commit leaves an active row with a lease that runs out: the redelivery claims it again.
+ * A crash after the commit leaves an active row with a lease that runs out: the redelivery claims it again. The commit does
+ * not wait for the disk (`hurried`): a crash of the database may forget it, and the row is as before while its job runs. The
+ * next run has another number, and nothing of this one counts any more: what it starts or ends from then on finds that its
+ * number does not match. What it had started before is not forgotten, since the ledger waits for the disk, and so for
+ * everything that was written before, this claim too.
  */
 const CLAIM = /* sql */ `
-  with delivered as (
-    select d.id, d.generation from unnest($1::bigint[], $2::int[]) as d (id, generation)
+  with hurried as materialized (
+    select set_config('synchronous_commit', 'off', true)
+  ),
+  delivered as (
+    select d.id, d.generation from unnest($1::bigint[], $2::int[]) as d (id, generation) cross join hurried
   ),
   unlocked as (
     select
@@ -145,7 +152,7 @@ const CLAIM = /* sql */ `
   ),
   claimed as (
     update outbox.jobs j
-    set state = 'active', run = nextval('outbox.run'), attempt = c.attempt + (not c.interrupted)::int,
+    set state = 'active', run = outbox.new_run(), attempt = c.attempt + (not c.interrupted)::int,
         interruptions = c.interruptions_now, rerun = j.rerun and j.cancel_requested_at is not null, locked_by = $3,
         locked_until = clock_timestamp() + $4 * interval '1 ms', started_at = clock_timestamp(),
         published_at = coalesce(j.published_at, clock_timestamp()), published_epoch = coalesce(j.published_epoch, c.epoch),

@@ -58,7 +58,7 @@ export async function addRow(pool: Pool, request: RowRequest = {}): Promise<stri
        due_at, run, locked_by, locked_until, started_at, finished_at, provider_tenant
      )
      select
-       $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, due, due, case when $11 then nextval('outbox.run') end,
+       $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, due, due, case when $11 then outbox.new_run() end,
        case when $11 then 'earlier worker' end, case when $11 then clock_timestamp() + $12 * interval '1 ms' end,
        case when $11 then clock_timestamp() - interval '1 s' end, case when $13 then clock_timestamp() end, $15
      from (select clock_timestamp() + $14 * interval '1 ms' as due) as d
@@ -167,7 +167,7 @@ export async function addActive(pool: Pool, request: Omit<RowRequest, 'state'> =
 export async function takeOver(pool: Pool, job: ClaimedJob): Promise<ClaimedJob> {
   const { rows } = await pool.query<{ run: string }>(
     `update outbox.jobs
-     set run = nextval('outbox.run'), state = 'active', locked_by = 'another worker', started_at = clock_timestamp(),
+     set run = outbox.new_run(), state = 'active', locked_by = 'another worker', started_at = clock_timestamp(),
        locked_until = clock_timestamp() + interval '1 minute'
      where id = $1
      returning run`,

@@ -28,7 +28,7 @@ export async function leaveJob(
   userId: string,
   state: 'active' | 'waiting for a retry' | 'completed' | 'skipped' | 'failed' | 'cancelled',
 ): Promise<void> {
-  const claimed = `attempt = attempt + 1, holds_key = false, run = nextval('outbox.run'), started_at = clock_timestamp()`;
+  const claimed = `attempt = attempt + 1, holds_key = false, run = outbox.new_run(), started_at = clock_timestamp()`;
   const ended = `admitted = false, finished_at = clock_timestamp()`;
   const changes = {
     active: `${claimed}, state = 'active', locked_by = 'w', locked_until = clock_timestamp() + interval '1 minute'`,

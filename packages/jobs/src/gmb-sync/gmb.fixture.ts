@@ -45,7 +45,7 @@ export async function addAccount(db: Queryable, wish: AccountWish = {}): Promise
 /** What claims and ends do to the row of a sync. `away`: its lease is over. */
 const CHANGES = {
   publish: `state = 'published', published_at = clock_timestamp(), published_epoch = 0`,
-  claim: `state = 'active', run = nextval('outbox.run'), attempt = attempt + 1, locked_by = 'worker 1',
+  claim: `state = 'active', run = outbox.new_run(), attempt = attempt + 1, locked_by = 'worker 1',
     locked_until = clock_timestamp() + interval '15 s', started_at = clock_timestamp()`,
   away: `locked_until = clock_timestamp() - interval '1 s'`,
   retry: `state = 'published', locked_by = null, locked_until = null, last_error = 'Error: Google is down',

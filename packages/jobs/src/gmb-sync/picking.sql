@@ -32,7 +32,7 @@ begin
   ),
   leased as (
     update outbox.jobs j
-    set state = 'active', run = nextval('outbox.run'), generation = j.generation + 1, attempt = j.attempt + 1,
+    set state = 'active', run = outbox.new_run(), generation = j.generation + 1, attempt = j.attempt + 1,
         locked_by = 'rpc', locked_until = clock_timestamp() + interval '10 minutes', started_at = clock_timestamp(),
         published_at = coalesce(j.published_at, clock_timestamp()),
         published_epoch = (select q.epoch from outbox.queues q where q.name = j.queue)

@@ -36,7 +36,7 @@ const STATES = {
   pending: `state = 'pending'`,
   published: `state = 'published'`,
   'waiting for a retry': `state = 'published', attempt = 1, holds_key = false, last_error = 'Error: busy'`,
-  active: `state = 'active', attempt = 1, run = nextval('outbox.run'), started_at = now(), holds_key = false,
+  active: `state = 'active', attempt = 1, run = outbox.new_run(), started_at = now(), holds_key = false,
     locked_by = 'w', locked_until = now() + interval '15 s'`,
   completed: `state = 'completed', ${ENDED}`,
   skipped: `state = 'skipped', reason = 'everyone_responded', ${ENDED}`,

@@ -62,7 +62,7 @@ async function addDue(count: number, name = 'reminder_24h'): Promise<string[]> {
 async function end(id: string, outcome: 'completed' | 'retried'): Promise<void> {
   await database.pool.query(
     `insert into outbox.attempts (job_id, run, attempt, started_at, outcome)
-     values ($1, nextval('outbox.run'), 1, clock_timestamp(), $2)`,
+     values ($1, outbox.new_run(), 1, clock_timestamp(), $2)`,
     [id, outcome],
   );
 }
