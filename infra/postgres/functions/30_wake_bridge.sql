@@ -2,7 +2,7 @@
 --
 -- NOTIFY takes a lock on the whole database cluster at commit and would serialise all writers. So an awake bridge, which
 -- finds the rows by itself, holds an advisory lock; only when we get that lock (shared, until our transaction ends) does
--- everybody sleep, and we notify. A bridge that falls asleep before we commit is not told; it looks again within a second.
+-- everybody sleep, and we notify. A bridge that falls asleep before we commit is not told: its first sleeps are short.
 create or replace function outbox.wake_bridge() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

@@ -1,4 +1,12 @@
-import { connectQueueBackend, enqueue, SECOND, type Pool, type QueueBackend, type SharedSettings } from '@outbox/core';
+import {
+  connectQueueBackend,
+  enqueue,
+  SECOND,
+  type Pool,
+  type Queryable,
+  type QueueBackend,
+  type SharedSettings,
+} from '@outbox/core';
 import { runMigrations, type Queue } from 'bullmq';
 import pg from 'pg';
 import { createQueues } from './queues.ts';
@@ -16,7 +24,7 @@ export interface RowRequest {
 }
 
 /** Adds one row the way everybody does, and returns its id. */
-export async function addRow(pool: Pool, { dueInMs = -1 * SECOND, payload = {}, ...rest }: RowRequest = {}) {
+export async function addRow(pool: Queryable, { dueInMs = -1 * SECOND, payload = {}, ...rest }: RowRequest = {}) {
   const { rows } = await pool.query<{ at: Date }>(`select clock_timestamp() + $1 * interval '1 ms' as at`, [dueInMs]);
   const scheduledAt = rows[0]?.at;
   if (!scheduledAt) throw new Error('Postgres does not say what time it is');

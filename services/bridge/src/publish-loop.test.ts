@@ -184,6 +184,23 @@ describe.each(BACKENDS)('on the %s backend', (kind) => {
     await untilPublished(4);
   });
 
+  it('finds a row soon that was written while it was awake and committed when it slept', async () => {
+    const { pool, untilAwake, untilAsleep, untilPublished } = await start({ pollMs: 5 * MINUTE });
+    const writing = new AbortController();
+    const busy = (async () => {
+      while (!writing.signal.aborted) await addRows(pool, 10);
+    })();
+    await withTransaction(pool, async (business) => {
+      await untilAwake();
+      await addRow(business);
+      writing.abort();
+      await busy;
+      await untilAsleep();
+    });
+    const { rows } = await pool.query<{ count: number }>('select count(*)::int from outbox.jobs');
+    await untilPublished(Number(rows[0]?.count));
+  });
+
   it('finds a row by the poll when nobody notifies it', async () => {
     const { pool, untilAsleep, untilPublished } = await start({ pollMs: 100 });
     await untilAsleep();

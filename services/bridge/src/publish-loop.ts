@@ -9,6 +9,12 @@ import type { WakeUp } from './wake-up.ts';
 const LOOK_EVERY_MS = 2;
 const LINGER_MS = 10;
 
+/**
+ * The first sleep after being awake, doubling up to the poll interval: who wrote while we were awake has not notified, and may
+ * commit after we have looked for the last time.
+ */
+const FIRST_SLEEP_MS = 10;
+
 /** After an error: the first wait, doubling up to the longest. */
 const FIRST_RETRY_MS = 100;
 const LONGEST_RETRY_MS = 5 * SECOND;
@@ -66,6 +72,7 @@ export class PublishLoop {
   /** When the next row with a serial key is due: no writer will notify us of that. performance.now() */
   #nextTurnAt = Infinity;
   #retryMs = FIRST_RETRY_MS;
+  #sleepMs = FIRST_SLEEP_MS;
 
   constructor(options: PublishLoopOptions) {
     this.#options = options;
@@ -100,12 +107,14 @@ export class PublishLoop {
 
   async #sleep(): Promise<void> {
     const { wakeUp, pollMs } = this.#options;
-    const sleepMs = Math.min(pollMs, Math.max(0, this.#nextTurnAt - performance.now()));
+    const sleepMs = Math.min(this.#sleepMs, pollMs, Math.max(0, this.#nextTurnAt - performance.now()));
+    this.#sleepMs = Math.min(2 * this.#sleepMs, pollMs);
     if (wakeUp) await wakeUp.wait(sleepMs);
     else await this.#pause(sleepMs);
   }
 
   async #publishUntilQuiet(): Promise<void> {
+    this.#sleepMs = FIRST_SLEEP_MS;
     let quietSince = performance.now();
     while (!this.#stop.signal.aborted && performance.now() - quietSince < LINGER_MS) {
       void this.#options.wakeUp?.acquire();
