@@ -3,6 +3,7 @@ import { burst } from './burst.ts';
 import { lateness } from './lateness.ts';
 import { latency } from './latency.ts';
 import { memory } from './memory.ts';
+import { processor } from './processor.ts';
 import { recovery } from './recovery.ts';
 import { scaleOut } from './scale-out.ts';
 import { scale } from './scale.ts';
@@ -20,6 +21,7 @@ export const cases: readonly BenchCase[] = [
   writers,
   scale,
   memory,
+  processor,
   scaleOut,
   recovery,
   soak,

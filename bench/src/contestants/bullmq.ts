@@ -29,6 +29,7 @@ function bullmq(name: string, open: (stage: Stage) => Promise<Opened>): Contesta
       });
       let added = 0;
       return {
+        ...(worker.pid !== undefined && { processes: new Map([[worker.pid, 'Worker']]) }),
         add: (count) =>
           inChunks(count, async (chunk) => {
             const jobs = Array.from({ length: chunk }, (_, n) => ({

@@ -17,6 +17,8 @@ export interface StartOptions {
 }
 
 export interface Running {
+  /** What its processes are for, by process id; of contestants whose processor time is compared. */
+  readonly processes?: ReadonlyMap<number, string>;
   /** Adds so many jobs that are due at once, `CHUNK` in each transaction; resolves when all are committed. */
   add(count: number): Promise<void>;
   /** Adds one in a transaction of its own; resolves, when it is committed, to the id that its handler notes. */

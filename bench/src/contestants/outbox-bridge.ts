@@ -64,9 +64,12 @@ export function createOutboxBridge({
         startAll(bridgeCount, 'bridge', { FAMILIES: 'reminders' }),
         startAll(workerCount, 'worker', workerSettings),
       ]);
+      const named = (services: RunningService[], what: string) =>
+        services.map(({ pid }): [number, string] => [pid, what]);
       return {
         bridges,
         workers,
+        processes: new Map([...named(bridges, 'Bridge'), ...named(workers, 'Worker')]),
         add: (count) =>
           inChunks(count, (chunk) =>
             pool.query('insert into public.work select from generate_series(1, $1::int)', [chunk]),

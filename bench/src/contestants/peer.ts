@@ -11,6 +11,7 @@ const NEWER_NODE = join(import.meta.dirname, '../../node_modules/node/bin/node')
 
 /** A process of a peer: `peers/<file>` with the arguments in its environment. */
 export interface Peer {
+  readonly pid: number | undefined;
   /** Jobs that it said are done, since it was started. */
   readonly done: number;
   stop(): Promise<void>;
@@ -43,6 +44,7 @@ export async function startPeer(
   );
   if (state.ended) throw new Error(`${file} ended before it was ready.`);
   return {
+    pid: child.pid,
     get done() {
       return state.done;
     },
