@@ -2,9 +2,9 @@
 -- `counter` is what the queue backend has seen. What BullMQ holds belongs to the time that was lost: empty it before.
 --
 -- Jobs that were open in the restored state may have run in the lost time, and made calls that the ledger does not know:
--- their runs ask the provider before they call (restored_from, restored_at). Ids given out in the lost time are not given
--- out again: a worker that still holds one must not match. While a job may still run that was there at an earlier restore,
--- the time lost then stays part of what is unknown.
+-- their runs ask the provider before they call (restored_from, restored_at). Numbers given out in the lost time are not
+-- given out again: a worker that still holds one must not match. While a job may still run that was there at an earlier
+-- restore, the time lost then stays part of what is unknown.
 create or replace function outbox.resume_after_restore(counter bigint) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -12,6 +12,7 @@ begin
   perform setval(s.name, nextval(s.name) + 1000000000)
   from (
     values
+      ('outbox.run'::regclass),
       (pg_get_serial_sequence('outbox.jobs', 'id')::regclass),
       (pg_get_serial_sequence('outbox.effects', 'id')::regclass)
   ) as s (name);

@@ -30,6 +30,7 @@ async function sequences(): Promise<Record<string, number>> {
     rows.database.pool,
     /* sql */ `
     select
+      (select last_value::float8 from outbox.run) as run,
       (select last_value::float8 from outbox.jobs_id_seq) as jobs,
       (select last_value::float8 from outbox.effects_id_seq) as effects`,
   );
@@ -42,7 +43,7 @@ beforeEach(async () => {
     update outbox.meta set restored_from = null, restored_at = null, restore_counter = 5, counted_at = now()`);
 });
 
-test('the sequences of ids jump, from what they gave last and not from what is left', async () => {
+test('the sequences of ids and runs jump, from what they gave last and not from what is left', async () => {
   const { id } = await rows.add(await rows.addType(), {}, 'claim', 'completed');
   await rows.addEffect(id, 'confirmed');
   await resume(7);
@@ -50,7 +51,7 @@ test('the sequences of ids jump, from what they gave last and not from what is l
   await rows.database.pool.query('truncate outbox.jobs, outbox.effects');
   await resume(7);
   const second = await sequences();
-  for (const name of ['jobs', 'effects']) {
+  for (const name of ['run', 'jobs', 'effects']) {
     expect(Number(first[name])).toBeGreaterThan(JUMP);
     expect(Number(second[name])).toBeGreaterThanOrEqual(Number(first[name]) + JUMP);
   }

@@ -1,4 +1,11 @@
-import { addHistory, captureLogs, createExplainedPool, createTestDatabase, createTestPrefix } from '@outbox/testing';
+import {
+  addHistory,
+  captureLogs,
+  createExplainedPool,
+  createTestDatabase,
+  createTestPrefix,
+  waitFor,
+} from '@outbox/testing';
 import { admitNext } from './admit.ts';
 import { addRow, addRows, JOB, openQueues } from './bridge.fixture.ts';
 import { PublishLoop } from './publish-loop.ts';
@@ -26,9 +33,9 @@ it('no statement on the way of a job reads a table whole', async () => {
     await publishBatch(options);
     await carryOutRemovals(options);
     loop.start();
+    await waitFor(async () => expect(await queue.getJobCountByTypes('waiting')).toBeGreaterThan(200));
     await loop.stop();
 
-    expect(await queue.getJobCountByTypes('waiting')).toBeGreaterThan(100);
     expect(explained.plans).toBeGreaterThan(5);
     expect(explained.scans).toEqual([]);
   } finally {

@@ -25,10 +25,15 @@ interface Options {
 class WatchedWakeUp extends WakeUp {
   asked = 0;
   slept = 0;
+  crowd = false;
 
   override acquire(): Promise<void> {
     this.asked += 1;
     return super.acquire();
+  }
+
+  override isCrowded(): Promise<boolean> {
+    return this.crowd ? Promise.resolve(true) : super.isCrowded();
   }
 
   override wait(timeoutMs: number): Promise<void> {
@@ -171,6 +176,45 @@ describe.each(BACKENDS)('on the %s backend', (kind) => {
     await addRows(pool, 250); // more than one look takes
     await untilPublished(253);
     expect(wakeUp?.asked).toBeGreaterThan(0);
+  });
+
+  it('stays awake while writers wait for each other to notify', async () => {
+    const { wakeUp, untilAwake } = await start({ pollMs: 50 });
+    await waitFor(() => expect(wakeUp?.slept).toBeGreaterThan(0));
+    expect(wakeUp?.asked).toBe(0);
+    if (wakeUp) wakeUp.crowd = true;
+    await untilAwake();
+  });
+
+  it('is not to be notified while it can publish nothing', async () => {
+    const { held, untilAwake, untilAsleep } = await start();
+    await untilAsleep();
+    held.by = 'restored';
+    await untilAwake();
+    delete held.by;
+    await untilAsleep();
+  });
+
+  it('a row that the backend refuses keeps no other from its turn, and no cancelled job in the queue', async () => {
+    const bundle = await setup(kind);
+    open.push(bundle);
+    const { pool, queue, loop, lines } = bundle;
+    const refused = await addRow(pool, { priority: 1 });
+    const addBulk = queue.addBulk.bind(queue);
+    queue.addBulk = (jobs) =>
+      jobs.some(({ opts }) => opts?.jobId === `${refused}-1`)
+        ? Promise.reject(new Error('not this one'))
+        : addBulk(jobs);
+    const other = await addRow(pool, { serialKey: 'a key' });
+    await queue.add('cancelled', {}, { jobId: '4711-1', delay: 1 * HOUR });
+    await pool.query('insert into outbox.removals (queue, job_id, generation) values ($1, 4711, 1)', [queue.name]);
+
+    loop.start();
+
+    await waitFor(() => expect(lines).toContainEqual(expect.objectContaining({ msg: 'publish failed' })));
+    await waitFor(async () => expect(await readRow(pool, other)).toMatchObject({ state: 'published' }));
+    await waitFor(async () => expect(await queue.getJob('4711-1')).toBeUndefined());
+    expect(await readRow(pool, refused)).toMatchObject({ state: 'pending' });
   });
 
   it('lets the next of a serial key in as soon as it is woken, and when it is due', async () => {

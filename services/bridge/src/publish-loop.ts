@@ -9,6 +9,9 @@ import type { WakeUp } from './wake-up.ts';
 const LOOK_EVERY_MS = 2;
 const LINGER_MS = 10;
 
+/** When writers were waiting for each other to notify, or nobody can notify: it is awake at the next of their commits. */
+const LONG_LINGER_MS = 50;
+
 /**
  * The first sleep after being awake, doubling up to the poll interval: who wrote while we were awake has not notified, and may
  * commit after we have looked for the last time.
@@ -66,8 +69,6 @@ export class PublishLoop {
   #running: Promise<void> | undefined;
   #nearAt = 0;
   #removeAt = 0;
-  /** After an error, not before this. */
-  #removeAgainAt = 0;
   #admitAt = 0;
   /** When the next row with a serial key is due: no writer will notify us of that. performance.now() */
   #nextTurnAt = Infinity;
@@ -91,16 +92,21 @@ export class PublishLoop {
   }
 
   /**
-   * A row now and then is published by a bridge that sleeps otherwise, woken by the writer. Only work at two looks in a row
-   * keeps it awake: then writers must not notify, and there is enough to be found by looking.
+   * A row now and then is published by a bridge that sleeps otherwise, woken by the writer. Work at two looks in a row keeps it
+   * awake, and so do writers who get into each other's way by notifying: then they must not, and there is enough to be found.
    */
   async #run(): Promise<void> {
+    const { wakeUp } = this.#options;
     let isBusy = false;
-    while (!this.#stop.signal.aborted) {
-      await this.#options.wakeUp?.release();
+    for (;;) {
+      await wakeUp?.release();
+      if (this.#stop.signal.aborted) return;
       const done = await this.#look({ beforeSleep: true });
-      if (done === 0) await this.#sleep();
-      else if (isBusy) await this.#publishUntilQuiet();
+      if (done === 0) {
+        if (await wakeUp?.isCrowded()) await this.#publishUntilQuiet(LONG_LINGER_MS);
+        else await this.#sleep();
+      } else if (!wakeUp) await this.#publishUntilQuiet(LONG_LINGER_MS);
+      else if (isBusy) await this.#publishUntilQuiet(LINGER_MS);
       isBusy = done > 0;
     }
   }
@@ -113,10 +119,10 @@ export class PublishLoop {
     else await this.#pause(sleepMs);
   }
 
-  async #publishUntilQuiet(): Promise<void> {
+  async #publishUntilQuiet(lingerMs: number): Promise<void> {
     this.#sleepMs = FIRST_SLEEP_MS;
     let quietSince = performance.now();
-    while (!this.#stop.signal.aborted && performance.now() - quietSince < LINGER_MS) {
+    while (!this.#stop.signal.aborted && performance.now() - quietSince < lingerMs) {
       void this.#options.wakeUp?.acquire();
       if ((await this.#look()) > 0) quietSince = performance.now();
       else await this.#pause(LOOK_EVERY_MS);
@@ -133,25 +139,33 @@ export class PublishLoop {
     const reason = held ?? fullBecause();
     if (reason !== undefined) {
       this.problem = reason;
-      if (held === undefined) await this.#remove();
-      await this.#pause(HELD_MS);
-      return 0;
+      const removed = held === undefined ? await this.#remove({ atOnce: true }) : 0; // makes room
+      if (removed === 0) await this.#rest(HELD_MS);
+      return removed;
     }
     try {
-      const settled = await this.#publish();
-      const atOnce = beforeSleep && settled === 0;
-      const moved =
-        settled + (await this.#remove({ atOnce })) + (await this.#bringNear()) + (await this.#admit({ atOnce }));
+      const moved = await this.#publishAndTidy(beforeSleep);
       this.problem = undefined;
       this.#retryMs = FIRST_RETRY_MS;
       return moved;
     } catch (err) {
       this.problem = err instanceof Error ? err.message : String(err);
       log.error({ err, retryMs: this.#retryMs }, 'publish failed');
-      await this.#pause(this.#retryMs);
+      await this.#rest(this.#retryMs);
       this.#retryMs = Math.min(this.#retryMs * 2, LONGEST_RETRY_MS);
       return 0;
     }
+  }
+
+  /** What the queue backend does not take must not keep other rows from their turn, nor cancelled jobs in a queue that works. */
+  async #publishAndTidy(beforeSleep: boolean): Promise<number> {
+    const [publish] = await Promise.allSettled([this.#publish()]);
+    const settled = publish.status === 'fulfilled' ? publish.value : 0;
+    const atOnce = beforeSleep && settled === 0;
+    const moved =
+      settled + (await this.#bringNear()) + (await this.#admit({ atOnce })) + (await this.#remove({ atOnce }));
+    if (publish.status === 'rejected') throw publish.reason;
+    return moved;
   }
 
   async #publish(): Promise<number> {
@@ -163,14 +177,19 @@ export class PublishLoop {
     return settled;
   }
 
+  /** Nothing can be published meanwhile: nobody has to be notified of anything. */
+  async #rest(ms: number): Promise<void> {
+    void this.#options.wakeUp?.acquire();
+    await this.#pause(ms);
+  }
+
   /** Ends early when the loop is stopped. */
   async #pause(ms: number): Promise<void> {
     await wait(ms, undefined, { signal: this.#stop.signal }).catch(() => undefined);
   }
 
-  async #remove({ atOnce = false } = {}): Promise<number> {
-    const now = performance.now();
-    if (now < this.#removeAgainAt || (now < this.#removeAt && !atOnce)) return 0;
+  async #remove({ atOnce }: { atOnce: boolean }): Promise<number> {
+    if (performance.now() < this.#removeAt - (atOnce ? REMOVE_EVERY_MS : 0)) return 0;
     try {
       const removed = await carryOutRemovals(this.#options);
       if (removed > 0) this.#options.log.info({ removed }, 'cancelled jobs removed');
@@ -179,17 +198,22 @@ export class PublishLoop {
     } catch (err) {
       // The claim drops a cancelled job anyway: publishing goes on.
       this.#options.log.warn({ err }, 'cancelled jobs not removed');
-      this.#removeAgainAt = performance.now() + LONGEST_RETRY_MS;
+      this.#removeAt = performance.now() + LONGEST_RETRY_MS;
       return 0;
     }
   }
 
   async #admit({ atOnce }: { atOnce: boolean }): Promise<number> {
-    if (performance.now() < this.#admitAt && !atOnce) return 0;
+    const from = this.#admitAt - (atOnce ? ADMIT_EVERY_MS : 0);
     const started = performance.now();
+    if (started < from) {
+      this.#nextTurnAt = Math.min(this.#nextTurnAt, from);
+      return 0;
+    }
     const { letGo, nextInMs } = await admitNext(this.#pool);
-    this.#admitAt = performance.now() + Math.max(ADMIT_EVERY_MS, ADMIT_REST_FACTOR * (performance.now() - started));
-    this.#nextTurnAt = nextInMs === undefined ? Infinity : performance.now() + nextInMs;
+    const ended = performance.now();
+    this.#admitAt = ended + Math.max(ADMIT_EVERY_MS, ADMIT_REST_FACTOR * (ended - started));
+    this.#nextTurnAt = nextInMs === undefined ? Infinity : ended + nextInMs;
     return letGo;
   }
 

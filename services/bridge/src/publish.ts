@@ -65,17 +65,18 @@ const SETTLE = /* sql */ `
     where j.id = h.id
     returning j.id
   ),
+  done_with as (
+    select p.id, p.generation from picked p join marked m on m.id = p.id
+    union all
+    select p.id, p.generation
+    from picked p
+    left join outbox.jobs j on j.id = p.id and j.generation = p.generation and j.state = 'pending'
+    where j.id is null
+  ),
   removed as (
     delete from outbox.ready r
-    using picked p
-    where r.job_id = p.id
-      and r.generation = p.generation
-      and (
-        r.job_id in (select m.id from marked m)
-        or not exists (
-          select from outbox.jobs j where j.id = r.job_id and j.generation = r.generation and j.state = 'pending'
-        )
-      )
+    using done_with d
+    where r.job_id = d.id and r.generation = d.generation
     returning r.job_id
   )
   select (select count(*) from marked)::int as marked, (select count(*) from removed)::int as removed`;

@@ -10,6 +10,22 @@ const CONNECT_AGAIN_MS = 1 * SECOND;
 /** A connection that does not answer within this time is given up: publishing must not hang on it. */
 const QUERY_TIMEOUT_MS = 2 * SECOND;
 
+/** PostgreSQL takes this lock, of the whole cluster, at the commit of whoever has notified. */
+const NOTIFIERS_THAT_WAIT = /* sql */ `
+  select
+  from pg_locks l
+  join pg_stat_activity a on a.pid = l.pid and a.datname = current_database()
+  where not l.granted and l.locktype = 'object' and l.classid = 'pg_database'::regclass and l.objid = 0
+  limit 1`;
+
+/** A server that was not told that we are gone lets go of the lock after half a minute, not after two hours. */
+const SESSION = /* sql */ `
+  set lock_timeout = ${LOCK_TIMEOUT_MS};
+  set tcp_keepalives_idle = 10;
+  set tcp_keepalives_interval = 5;
+  set tcp_keepalives_count = 4;
+  listen outbox_ready`;
+
 /**
  * Lets writers know whether the bridge sleeps. NOTIFY takes a lock on the whole cluster at commit, so writers should send
  * one only when nobody would notice their rows otherwise (see outbox.wake_bridge). While awake, the bridge holds an
@@ -21,7 +37,7 @@ const QUERY_TIMEOUT_MS = 2 * SECOND;
  * A commit now and then finds the bridge asleep: its notification takes less time than waiting for the next look would.
  *
  * Every miss (a writer that saw us awake and commits after we slept; a connection that broke) costs at most the poll
- * interval: wait() returns by then.
+ * interval: wait() returns by then. One that went silent costs as much as its time-out more.
  */
 export class WakeUp {
   readonly #url: string;
@@ -74,6 +90,16 @@ export class WakeUp {
     this.#isAwake = false;
     this.#isDoubtful = false;
     await this.#quietly((client) => client.query('select pg_advisory_unlock_all()'));
+  }
+
+  /** True when writers wait for each other at this moment because they notify a bridge that sleeps. */
+  async isCrowded(): Promise<boolean> {
+    if (!this.#client) return false;
+    let waiting = 0;
+    await this.#quietly(async (client) => {
+      waiting = (await client.query(NOTIFIERS_THAT_WAIT)).rowCount ?? 0;
+    });
+    return waiting > 0;
   }
 
   /** Returns when a writer has notified since `release`, or after `timeoutMs`, or on `wake`. */
@@ -143,8 +169,7 @@ export class WakeUp {
     });
     try {
       await client.connect();
-      await client.query(`set lock_timeout = ${LOCK_TIMEOUT_MS}`);
-      await client.query('listen outbox_ready');
+      await client.query(SESSION);
       return client;
     } catch (error) {
       client.end().catch(() => undefined);

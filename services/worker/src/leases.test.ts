@@ -104,7 +104,7 @@ it('looks for cancellations in between, without renewing anything', async () => 
   const before = [await read(cancelled), await read(kept)];
   await requestCancel(bundle.pool, cancelled.id);
   const { leases, aborted } = keepAll([cancelled, kept]);
-  await leases.checkCancels();
+  await leases.checkStopped();
   expect([...aborted.keys()]).toEqual([cancelled.id]);
   expect(aborted.get(cancelled.id)).toBeInstanceOf(JobCancelledError);
   for (const [index, job] of [cancelled, kept].entries()) {
@@ -112,20 +112,31 @@ it('looks for cancellations in between, without renewing anything', async () => 
   }
 });
 
-it('does not abort an earlier run for the cancellation of a later one', async () => {
+it('aborts a run that was taken over as lost, also when the later one was cancelled', async () => {
   const job = await addActive(bundle.pool);
   const later = await takeOver(bundle.pool, job);
   await requestCancel(bundle.pool, later.id);
   const { leases, aborted } = keepAll([job]);
-  await leases.checkCancels();
-  expect(aborted.size).toBe(0);
+  await leases.checkStopped();
+  expect(aborted.get(job.id)).toBeInstanceOf(LeaseLostError);
+});
+
+it('aborts a run whose claim the database has forgotten', async () => {
+  const job = await addActive(bundle.pool);
+  await bundle.pool.query(
+    `update outbox.jobs set state = 'published', run = null, locked_by = null, locked_until = null where id = $1`,
+    [job.id],
+  );
+  const { leases, aborted } = keepAll([job]);
+  await leases.checkStopped();
+  expect(aborted.get(job.id)).toBeInstanceOf(LeaseLostError);
 });
 
 it('lets a run that was claimed after the cancellation find out what became of its call', async () => {
   const job = { ...(await addActive(bundle.pool, { leaseInMs: 1 })), cancelRequested: true };
   await requestCancel(bundle.pool, job.id);
   const { leases, aborted } = keepAll([job]);
-  await leases.checkCancels();
+  await leases.checkStopped();
   await leases.renew();
   expect(aborted.size).toBe(0);
   await expectRenewed(job);

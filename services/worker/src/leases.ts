@@ -29,14 +29,15 @@ const RENEW = /* sql */ `
   from running r
   left join outbox.jobs j on j.id = r.id`;
 
-const FIND_CANCELLED = /* sql */ `
-  select r.id, r.run
+/** Cancelled, or not of this run any more: taken over, or a claim that a crash of the database has forgotten. */
+const FIND_STOPPED = /* sql */ `
+  select r.id, r.run, j.run is not distinct from r.run as held
   from unnest($1::bigint[], $2::bigint[]) as r (id, run)
-  join outbox.jobs j on j.id = r.id and j.run = r.run
-  where j.cancel_requested_at is not null`;
+  left join outbox.jobs j on j.id = r.id
+  where j.run is distinct from r.run or j.cancel_requested_at is not null`;
 
 /** A person who pauses something expects it to stop at once; the renewal of a lease comes too seldom for that. */
-const CANCEL_CHECK_MS = 500;
+const CHECK_MS = 500;
 
 interface Running {
   job: ClaimedJob;
@@ -62,7 +63,7 @@ export class Leases {
   readonly #log: Logger;
   readonly #running = new Set<Running>();
   #renewTimer: NodeJS.Timeout | undefined;
-  #cancelTimer: NodeJS.Timeout | undefined;
+  #checkTimer: NodeJS.Timeout | undefined;
   #checking: Promise<void> | undefined;
   #renewing: Promise<void> | undefined;
 
@@ -77,12 +78,12 @@ export class Leases {
 
   start(): void {
     this.#renewTimer ??= setInterval(() => void this.renew(), this.#leaseMs / RENEWALS_PER_LEASE);
-    this.#cancelTimer ??= setInterval(() => void this.checkCancels(), CANCEL_CHECK_MS);
+    this.#checkTimer ??= setInterval(() => void this.checkStopped(), CHECK_MS);
   }
 
   async stop(): Promise<void> {
     clearInterval(this.#renewTimer);
-    clearInterval(this.#cancelTimer);
+    clearInterval(this.#checkTimer);
     await Promise.all([this.#renewing, this.#checking]);
   }
 
@@ -99,20 +100,22 @@ export class Leases {
     return this.#renewing;
   }
 
-  /** Aborts what was asked to be cancelled. One at a time, as `renew`. */
-  checkCancels(): Promise<void> {
-    this.#checking ??= this.#abortCancelled().finally(() => (this.#checking = undefined));
+  /** Aborts what was asked to be cancelled or is not ours any more. One at a time, as `renew`. */
+  checkStopped(): Promise<void> {
+    this.#checking ??= this.#abortStopped().finally(() => (this.#checking = undefined));
     return this.#checking;
   }
 
-  async #abortCancelled(): Promise<void> {
+  async #abortStopped(): Promise<void> {
     const running = [...this.#running];
     if (running.length === 0) return;
     try {
-      const { rows } = await this.#pool.query<{ id: string; run: string }>(FIND_CANCELLED, idsOf(running));
+      const { rows } = await this.#pool.query<{ id: string; run: string; held: boolean }>(FIND_STOPPED, idsOf(running));
       for (const { job, abort } of running) {
-        if (job.cancelRequested) continue; // known at its claim: it must be let find out what became of its call
-        if (rows.some(({ id, run }) => id === job.id && run === job.run)) abort(cancelled(job));
+        const row = rows.find(({ id, run }) => id === job.id && run === job.run);
+        if (row && !row.held) abort(lost(job));
+        // Known at its claim: it must be let find out what became of its call.
+        else if (row && !job.cancelRequested) abort(cancelled(job));
       }
     } catch (err) {
       this.#log.warn({ err }, 'cancellations not looked for');
@@ -129,7 +132,7 @@ export class Leases {
       );
       for (const { job, abort } of running) {
         const row = rows.find(({ id, run }) => id === job.id && run === job.run);
-        if (!row?.held) abort(new LeaseLostError(`Job ${job.id} is held by another run.`));
+        if (!row?.held) abort(lost(job));
         else if (row.cancelRequested && !job.cancelRequested) abort(cancelled(job));
       }
     } catch (err) {
@@ -140,6 +143,10 @@ export class Leases {
 
 function idsOf(running: Running[]): [string[], string[]] {
   return [running.map(({ job }) => job.id), running.map(({ job }) => job.run)];
+}
+
+function lost(job: ClaimedJob): LeaseLostError {
+  return new LeaseLostError(`Job ${job.id} is held by another run.`);
 }
 
 function cancelled(job: ClaimedJob): JobCancelledError {

@@ -22,7 +22,7 @@ it('no statement on the way of a job reads a table whole', async () => {
     const jobs = verdicts.flatMap((verdict) => (verdict.kind === 'run' ? [verdict.job] : []));
     for (const job of jobs) leases.keep(job, () => undefined);
     await leases.renew();
-    await leases.checkCancels();
+    await leases.checkStopped();
     await Promise.all(jobs.map((job) => finish({ job, ending: { kind: 'completed', result: undefined } })));
 
     expect(jobs).toHaveLength(2);

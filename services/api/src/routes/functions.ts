@@ -98,7 +98,7 @@ const LOOK = /* sql */ `
   where a.job_id = any ($1)
     and a.finished_at >= $2
     and a.outcome in ('completed', 'skipped', 'retried', 'failed', 'cancelled')
-  order by a.job_id, a.run desc`;
+  order by a.job_id, a.finished_at desc`;
 
 interface Outcome {
   picked: number;
