@@ -61,7 +61,7 @@ const SESSIONS: Record<string, string> = {
   'outbox worker leases': 'the worker',
 };
 
-/** What each kind of process took between two readings; a process that has no name is `other`. */
+/** What each kind of process took between two readings; processes without a name are taken together. */
 export function taken(
   before: ProcessorTimes,
   after: ProcessorTimes,

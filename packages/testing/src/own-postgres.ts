@@ -25,8 +25,19 @@ export async function startOwnPostgres(): Promise<OwnPostgres> {
   const folder = await mkdtemp(join(tmpdir(), 'outbox-own-postgres-'));
   const server = await startLocalPostgres({ dataDir: folder });
   const { url } = server;
-  await migrate({ databaseUrl: url, instance: 'test', backend: 'redis', timings: 'production', host: true });
   let heldPid: number | undefined;
+  const stop = async () => {
+    if (heldPid !== undefined) process.kill(heldPid, 'SIGCONT');
+    await server.stop();
+    await rm(server.dataDir, { recursive: true, force: true });
+    await rm(folder, { recursive: true, force: true });
+  };
+  try {
+    await migrate({ databaseUrl: url, instance: 'test', backend: 'redis', timings: 'production', host: true });
+  } catch (error) {
+    await stop();
+    throw error;
+  }
   return {
     url,
     holdLog: async () => {
@@ -40,12 +51,7 @@ export async function startOwnPostgres(): Promise<OwnPostgres> {
       heldPid = undefined;
       await waitFor(async () => expectOther(pid, await logWriterOf(url)), { timeoutMs: RECOVERED_WITHIN_MS });
     },
-    stop: async () => {
-      if (heldPid !== undefined) process.kill(heldPid, 'SIGCONT');
-      await server.stop();
-      await rm(server.dataDir, { recursive: true, force: true });
-      await rm(folder, { recursive: true, force: true });
-    },
+    stop,
   };
 }
 
