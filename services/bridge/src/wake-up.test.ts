@@ -97,41 +97,37 @@ describe('a writer', () => {
   });
 });
 
-it(
-  'sees writers who wait for each other because they notify',
-  async () => {
-    const server = await startOwnPostgres();
-    const pool = createPool({ url: server.url, applicationName: 'writers', max: 4, onError: () => undefined });
-    const wakeUp = new WakeUp({ url: server.url, role: 'outbox_bridge', log: captureLogs().log });
-    const waitForStandby = async (name: string) => {
-      await pool.query(`alter system set synchronous_standby_names = '${name}'`);
-      await pool.query('select pg_reload_conf()');
-      await waitFor(async () => {
-        const { rows } = await pool.query<{ name: string }>(
-          `select current_setting('synchronous_standby_names') as name`,
-        );
-        expect(rows[0]?.name).toBe(name);
-      });
-    };
-    try {
-      await wakeUp.release();
-      await addRow(pool);
-      expect(await wakeUp.isCrowded()).toBe(false);
-      // A commit that waits for a standby that is not there keeps the lock of those who notify.
-      await waitForStandby('nobody');
-      const writers = [addRow(pool), addRow(pool)];
-      await waitFor(async () => expect(await wakeUp.isCrowded()).toBe(true));
-      await waitForStandby('');
-      await Promise.all(writers);
-      expect(await wakeUp.isCrowded()).toBe(false);
-    } finally {
-      await wakeUp.close();
-      await pool.end();
-      await server.stop();
-    }
-  },
-  60 * SECOND,
-);
+it('sees writers who wait for each other because they notify', async () => {
+  const server = await startOwnPostgres();
+  const pool = createPool({ url: server.url, applicationName: 'writers', max: 4, onError: () => undefined });
+  const wakeUp = new WakeUp({ url: server.url, role: 'outbox_bridge', log: captureLogs().log });
+  const waitForStandby = async (name: string) => {
+    await pool.query(`alter system set synchronous_standby_names = '${name}'`);
+    await pool.query('select pg_reload_conf()');
+    await waitFor(async () => {
+      const { rows } = await pool.query<{ name: string }>(
+        `select current_setting('synchronous_standby_names') as name`,
+      );
+      expect(rows[0]?.name).toBe(name);
+    });
+  };
+  try {
+    await wakeUp.release();
+    await addRow(pool);
+    expect(await wakeUp.isCrowded()).toBe(false);
+    // A commit that waits for a standby that is not there keeps the lock of those who notify.
+    await waitForStandby('nobody');
+    const writers = [addRow(pool), addRow(pool)];
+    await waitFor(async () => expect(await wakeUp.isCrowded()).toBe(true));
+    await waitForStandby('');
+    await Promise.all(writers);
+    expect(await wakeUp.isCrowded()).toBe(false);
+  } finally {
+    await wakeUp.close();
+    await pool.end();
+    await server.stop();
+  }
+}, 60_000);
 
 describe('wait', () => {
   it('ends early when a writer commits', async () => {
