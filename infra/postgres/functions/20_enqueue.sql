@@ -112,53 +112,77 @@ end $$;
 
 -- The set-based twin: one row of the result per row of `rows`, a JSON array of objects with the arguments of enqueue()
 -- (key, payload, owner_id, scheduled_at, priority, max_attempts, idempotency_key, serial_key, traceparent).
--- Rows are taken in the order of their keys, so that two callers cannot deadlock, and of several rows with one key the
--- last counts: the others meet it in the index. What is new goes in by one statement, which is all that most calls do; then
--- duplicates are looked at one by one. When one has an idempotency key all are: it may duplicate a row in two ways.
+-- Of several rows with one key the last counts.
 create or replace function outbox.enqueue_many(name text, rows jsonb, rerun boolean default false)
 returns table (key text, id bigint, is_new boolean)
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-  new_keys text[];
-  new_ids bigint[];
+  wanted outbox.wanted_job[] := array(select w from jsonb_populate_recordset(null::outbox.wanted_job, rows) w);
+  added outbox.added_job[] := '{}';
 begin
+  -- When one has an idempotency key all are looked at one by one: it may duplicate a row in two ways.
   if not rows @? '$[*] ? (@.idempotency_key != null)' then
-    with new_jobs as (
-      insert into outbox.jobs (
-        name, queue, key, holds_key, serial_key, owner_id, payload, scheduled_at, due_at, priority, max_attempts,
-        traceparent, provider_tenant
-      )
-      select
-        t.name, t.queue, i.key, t.unique_mode <> 'none' and i.key is not null, i.serial_key, i.owner_id,
-        coalesce(i.payload, '{}'), d.due, d.due, coalesce(i.priority, t.priority),
-        coalesce(i.max_attempts, t.operator_max_attempts, t.max_attempts), i.traceparent, i.payload ->> t.tenant_field
-      from outbox.job_types t
-      cross join jsonb_array_elements(enqueue_many.rows) with ordinality as u (item, position)
-      cross join lateral jsonb_to_record(u.item) as i (
-        key text, payload jsonb, owner_id uuid, scheduled_at timestamptz, priority int, max_attempts int,
-        idempotency_key text, serial_key text, traceparent text
-      )
-      cross join lateral (select coalesce(i.scheduled_at, now() + coalesce(t.operator_delay, t.delay)) as due) d
-      where t.name = enqueue_many.name
-      order by i.key, case when i.key is null or t.unique_mode = 'none' then u.position else -u.position end
-      on conflict do nothing
-      returning jobs.id, jobs.key, jobs.generation, jobs.priority, jobs.scheduled_at, jobs.serial_key
-    ),
-    made_ready as (
-      insert into outbox.ready (job_id, generation, priority, scheduled_at, far, serial_key)
-      select n.id, n.generation, n.priority, n.scheduled_at, n.scheduled_at > now() + m.publish_window, n.serial_key
-      from new_jobs n join outbox.meta m on m.only_row
-    )
-    select array_agg(n.key), array_agg(n.id) into new_keys, new_ids from new_jobs n;
-    return query select n.key, n.id, true from unnest(new_keys, new_ids) as n (key, id);
+    added := outbox.add_jobs(enqueue_many.name, wanted);
+    return query select a.key, a.id, true from unnest(added) a;
   end if;
+  if cardinality(added) < cardinality(wanted) then
+    return query select d.* from outbox.meet_duplicates(enqueue_many.name, wanted, added, enqueue_many.rerun) d;
+  end if;
+end $$;
 
-  if cardinality(new_ids) = jsonb_array_length(enqueue_many.rows) then return; end if;
-  perform from outbox.job_types t where t.name = enqueue_many.name;
+-- Adds what is new by one statement, which is all that most calls do, and returns it; none of `wanted` has an idempotency
+-- key. Rows are taken in the order of their keys, so that two callers cannot deadlock, and of several with one key the last
+-- comes first: the others meet it in the index. The plan is made once in a session: it is the same for one row and for many.
+create or replace function outbox.add_jobs(name text, wanted outbox.wanted_job[]) returns outbox.added_job[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+  added outbox.added_job[];
+begin
+  with new_jobs as (
+    insert into outbox.jobs (
+      name, queue, key, holds_key, serial_key, owner_id, payload, scheduled_at, due_at, priority, max_attempts,
+      traceparent, provider_tenant
+    )
+    select
+      t.name, t.queue, w.key, t.unique_mode <> 'none' and w.key is not null, w.serial_key, w.owner_id,
+      coalesce(w.payload, '{}'), d.due, d.due, coalesce(w.priority, t.priority),
+      coalesce(w.max_attempts, t.operator_max_attempts, t.max_attempts), w.traceparent, w.payload ->> t.tenant_field
+    from outbox.job_types t
+    cross join unnest(add_jobs.wanted) with ordinality as w
+    cross join lateral (select coalesce(w.scheduled_at, now() + coalesce(t.operator_delay, t.delay)) as due) d
+    where t.name = add_jobs.name
+    order by w.key, case when w.key is null or t.unique_mode = 'none' then w.ordinality else -w.ordinality end
+    on conflict do nothing
+    returning jobs.id, jobs.key, jobs.generation, jobs.priority, jobs.scheduled_at, jobs.serial_key
+  ),
+  made_ready as (
+    insert into outbox.ready (job_id, generation, priority, scheduled_at, far, serial_key)
+    select n.id, n.generation, n.priority, n.scheduled_at, n.scheduled_at > now() + m.publish_window, n.serial_key
+    from new_jobs n join outbox.meta m on m.only_row
+  )
+  select array_agg(row(n.key, n.id)::outbox.added_job) into added from new_jobs n;
+  return coalesce(added, '{}');
+end $$;
+
+-- What add_jobs has not added, one by one: the rows that duplicate another.
+create or replace function outbox.meet_duplicates(
+  name text,
+  wanted outbox.wanted_job[],
+  added outbox.added_job[],
+  rerun boolean
+)
+returns table (key text, id bigint, is_new boolean)
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+  perform from outbox.job_types t where t.name = meet_duplicates.name;
   if not found then
-    raise exception 'There is no job named "%".', enqueue_many.name
+    raise exception 'There is no job named "%".', meet_duplicates.name
       using errcode = 'OB001', hint = 'select name from outbox.job_types lists the jobs of this installation.';
   end if;
 
@@ -167,22 +191,20 @@ begin
   from (
     select distinct on (r.key, r.alone) r.*
     from (
-      select i.*, u.position, case when i.key is null or t.unique_mode = 'none' then u.position end as alone
+      select w.*, case when w.key is null or t.unique_mode = 'none' then w.ordinality end as alone
       from outbox.job_types t
-      cross join jsonb_array_elements(enqueue_many.rows) with ordinality as u (item, position)
-      cross join lateral jsonb_to_record(u.item) as i (
-        key text, payload jsonb, owner_id uuid, scheduled_at timestamptz, priority int, max_attempts int,
-        idempotency_key text, serial_key text, traceparent text
-      )
-      where t.name = enqueue_many.name
+      cross join unnest(meet_duplicates.wanted) with ordinality as w
+      where t.name = meet_duplicates.name
     ) r
-    order by r.key, r.alone, r.position desc
+    order by r.key, r.alone, r.ordinality desc
   ) o
   cross join lateral outbox.enqueue(
-    name => enqueue_many.name, key => o.key, payload => coalesce(o.payload, '{}'), owner_id => o.owner_id,
+    name => meet_duplicates.name, key => o.key, payload => coalesce(o.payload, '{}'), owner_id => o.owner_id,
     scheduled_at => o.scheduled_at, priority => o.priority, max_attempts => o.max_attempts,
     idempotency_key => o.idempotency_key, serial_key => o.serial_key, traceparent => o.traceparent,
-    rerun => enqueue_many.rerun
+    rerun => meet_duplicates.rerun
   ) e
-  where new_ids is null or (o.alone is null and not coalesce(o.key = any (new_keys), false));
+  -- With nothing added all of them are looked at; otherwise those that stand alone are in, and those with a key that is.
+  where meet_duplicates.added = '{}'
+    or o.alone is null and not exists (select from unnest(meet_duplicates.added) a where a.key = o.key);
 end $$;

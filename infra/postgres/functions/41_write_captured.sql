@@ -1,10 +1,14 @@
 -- What the generated functions of captures call while they run, as outbox_owner.
 
+-- An earlier signature, which took its jobs as JSON.
+drop function if exists outbox.write_captured(text, jsonb, text[], text, boolean);
+drop function if exists outbox.enqueue_or_move(text, jsonb);
+
 -- Cancels the open jobs of the keys in `unwanted`, then enqueues `wanted` (see outbox.enqueue_many). A job does not capture
 -- what it writes itself about its own key, nor cancel itself: writing back a result does not run it once more.
 create or replace function outbox.write_captured(
   job_name text,
-  wanted jsonb,
+  wanted outbox.wanted_job[],
   unwanted text[],
   reason text,
   reschedule boolean
@@ -13,27 +17,28 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   own_key text;
+  added outbox.added_job[];
 begin
   if cardinality(unwanted) > 0 then
     perform outbox.cancel_many(names => array[job_name], keys => unwanted, reason => write_captured.reason);
+  end if;
+  if wanted is null then
+    return;
   end if;
   -- Asked for by workers only: looking it up costs a quarter of what the whole capture of a row does.
   if current_setting('outbox.current_job', true) <> '' then
     own_key := outbox.current_key(job_name);
   end if;
   if own_key is not null then
-    wanted := (
-      select jsonb_agg(w.item order by w.position)
-      from jsonb_array_elements(wanted) with ordinality as w (item, position)
-      where w.item ->> 'key' is distinct from own_key
-    );
+    wanted := array(select w from unnest(wanted) as w where w.key is distinct from own_key);
   end if;
-  if wanted is null then
+  added := outbox.add_jobs(job_name, wanted);
+  if cardinality(added) = cardinality(wanted) then
     return;
   elsif write_captured.reschedule then
-    perform outbox.enqueue_or_move(job_name => write_captured.job_name, wanted => write_captured.wanted);
+    perform outbox.move_duplicates(job_name, wanted, added);
   else
-    perform outbox.enqueue_many(name => job_name, rows => wanted, rerun => true);
+    perform outbox.meet_duplicates(job_name, wanted, added, rerun => true);
   end if;
 end $$;
 
@@ -46,26 +51,28 @@ return (
   where j.id = nullif(current_setting('outbox.current_job', true), '')::bigint and j.name = current_key.job_name
 );
 
--- Enqueues, and moves the duplicates that wait to the instant now asked for, also out of and back into BullMQ. They are
--- locked by then, so what is seen here holds. Only before their first attempt: one that backs off keeps the instant that its
--- provider or its backoff asked for; its next run reads the change anyway.
-create or replace function outbox.enqueue_or_move(job_name text, wanted jsonb) returns void
+-- Moves the duplicates that wait to the instant now asked for, also out of and back into BullMQ. They are locked by then, so
+-- what is seen here holds. Only before their first attempt: one that backs off keeps the instant that its provider or its
+-- backoff asked for; its next run reads the change anyway.
+create or replace function outbox.move_duplicates(
+  job_name text,
+  wanted outbox.wanted_job[],
+  added outbox.added_job[]
+) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform outbox.move_waiting(id => e.id, due => a.due)
-  from outbox.enqueue_many(name => enqueue_or_move.job_name, rows => enqueue_or_move.wanted, rerun => true) e
+  perform outbox.move_waiting(id => d.id, due => a.due)
+  from outbox.meet_duplicates(job_name, wanted, added, rerun => true) d
   join (
     -- Of several rows with one key the last counts, as in enqueue_many.
-    select distinct on (w.item ->> 'key')
-      w.item ->> 'key' as key,
-      coalesce((w.item ->> 'scheduled_at')::timestamptz, now() + coalesce(t.operator_delay, t.delay)) as due
-    from jsonb_array_elements(enqueue_or_move.wanted) with ordinality as w (item, position)
+    select distinct on (w.key) w.key, coalesce(w.scheduled_at, now() + coalesce(t.operator_delay, t.delay)) as due
+    from unnest(move_duplicates.wanted) with ordinality as w
     cross join outbox.job_types t
-    where t.name = enqueue_or_move.job_name
-    order by w.item ->> 'key', w.position desc
-  ) a on a.key = e.key
-  where not e.is_new;
+    where t.name = move_duplicates.job_name
+    order by w.key, w.ordinality desc
+  ) a on a.key = d.key
+  where not d.is_new;
 end $$;
 
 -- A statement of its own, so that it sees the row as the one that locked it left it.

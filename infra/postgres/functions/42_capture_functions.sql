@@ -72,22 +72,21 @@ begin
   end if;
 end $$;
 
--- The job of a row, as outbox.enqueue_many takes it.
+-- The job of a row, as outbox.write_captured takes it: the fields of outbox.wanted_job in their order.
 create or replace function outbox.capture_job(capture outbox.captures) returns text
 language sql stable set search_path = pg_catalog, pg_temp
-return (
-  select 'jsonb_build_object(' || string_agg(format('%L, %s', f.argument, f.expression), ', ' order by f.position) || ')'
-  from (
-    values
-      (1, 'key', outbox.capture_expression(capture, 'key')),
-      (2, 'payload', outbox.capture_expression(capture, 'payload', 'jsonb')),
-      (3, 'owner_id', outbox.capture_expression(capture, 'owner_id', 'uuid')),
-      (4, 'serial_key', outbox.capture_expression(capture, 'serial_key')),
-      (5, 'priority', outbox.capture_expression(capture, 'priority', 'int')),
-      (6, 'scheduled_at', outbox.capture_expression(capture, 'scheduled_at', 'timestamptz')),
-      (7, 'scheduled_at', 'now() + ' || outbox.capture_expression(capture, 'delay', 'interval'))
-  ) as f (position, argument, expression)
-  where f.expression is not null
+return format(
+  'row(%s, %s, %s, %s, %s, null, null, %s, null)::outbox.wanted_job',
+  coalesce(outbox.capture_expression(capture, 'key'), 'null'),
+  coalesce(outbox.capture_expression(capture, 'payload', 'jsonb'), 'null'),
+  coalesce(outbox.capture_expression(capture, 'owner_id', 'uuid'), 'null'),
+  coalesce(
+    outbox.capture_expression(capture, 'scheduled_at', 'timestamptz'),
+    'now() + ' || outbox.capture_expression(capture, 'delay', 'interval'),
+    'null'
+  ),
+  coalesce(outbox.capture_expression(capture, 'priority', 'int'), 'null'),
+  coalesce(outbox.capture_expression(capture, 'serial_key'), 'null')
 );
 
 -- The call that writes what `wanted` and `unwanted`, two expressions, say.
@@ -123,7 +122,7 @@ declare
 begin
   return outbox.capture_call(
     capture,
-    '(select jsonb_agg(' || outbox.capture_job(capture) || ') from (' || source.changed || ') as row where '
+    '(select array_agg(' || outbox.capture_job(capture) || ') from (' || source.changed || ') as row where '
       || outbox.capture_condition(capture) || ')',
     'array('
       || nullif(
@@ -196,8 +195,8 @@ end $body$,
       source.changed,
       outbox.capture_call(
         capture,
-        'case when ' || outbox.capture_condition(capture) || ' then jsonb_build_array(' || outbox.capture_job(capture)
-          || ') end',
+        'case when ' || outbox.capture_condition(capture) || ' then array[' || outbox.capture_job(capture)
+          || '] end',
         case when event = 'update' then 'case when ' || cancels || ' then array[row_key] end' end
       )
     ),

@@ -118,7 +118,10 @@ describe('a capture that fails as a whole', () => {
   test.each([
     ['its job type is gone', ({ job }: Captured) => `delete from outbox.job_types where name = '${job}'`],
     ['its row looks different now', ({ table }: Captured) => `alter table ${table} drop column id cascade`],
-    ['a function of ours is gone', () => 'drop function outbox.write_captured(text, jsonb, text[], text, boolean)'],
+    [
+      'a function of ours is gone',
+      () => 'drop function outbox.write_captured(text, outbox.wanted_job[], text[], text, boolean)',
+    ],
   ])('because %s lets the write through, and is recorded', async (_why, damage) => {
     const captured = await capture(rows);
     await insert(captured, 2);

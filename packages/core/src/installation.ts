@@ -3,7 +3,7 @@ import { codeOf, SQLSTATE, type Queryable } from './postgres.ts';
 import type { SharedSettings } from './config.ts';
 
 /** The newest numbered migration this code was written against. */
-export const SCHEMA_VERSION = 7;
+export const SCHEMA_VERSION = 8;
 
 interface Meta {
   instance: string;
