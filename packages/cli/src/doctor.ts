@@ -37,6 +37,7 @@ type Check = (db: Queryable, settings: SharedSettings) => Promise<Omit<Finding, 
 
 const CHECKS: Record<string, Check> = {
   installation: checkInstallation,
+  durability: checkDurability,
   'queue backend': checkBackend,
   services: checkServices,
   captures: checkCaptures,
@@ -65,6 +66,27 @@ const broken = (detail: string): Found => ({ status: 'broken', detail });
 async function checkInstallation(db: Queryable, settings: SharedSettings): Promise<Found> {
   await assertInstallation(db, settings);
   return ok(`instance ${settings.OUTBOX_INSTANCE}, schema ${SCHEMA_VERSION}, backend ${settings.QUEUE_BACKEND}`);
+}
+
+/** Settings of the server, of this database, and of users who log in. */
+const NOT_ON_DISK = /* sql */ `
+  select s.name || ' is off' as setting
+  from unnest(array['fsync', 'synchronous_commit']) as s (name)
+  where current_setting(s.name) = 'off'
+  union all
+  select 'synchronous_commit is off for ' || r.rolname
+  from pg_db_role_setting d
+  join pg_roles r on r.oid = d.setrole
+  where d.setdatabase in (0, (select oid from pg_database where datname = current_database()))
+    and 'synchronous_commit=off' = any (d.setconfig)
+  limit 100`;
+
+/** A call is made after its entry in the ledger is on the disk: without that, a crash of the database lets it be made twice. */
+async function checkDurability(db: Queryable): Promise<Found> {
+  const { rows } = await db.query<{ setting: string }>(NOT_ON_DISK);
+  if (rows.length === 0) return ok('commits wait for the disk');
+  const settings = rows.map(({ setting }) => setting).join(', ');
+  return look(`${settings}: after a crash of the database a call may be made a second time`);
 }
 
 async function checkBackend(_db: Queryable, settings: SharedSettings): Promise<Found> {

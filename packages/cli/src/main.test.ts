@@ -398,6 +398,19 @@ describe('doctor', () => {
     expect(of('restore')).toMatchObject({ status: 'look', detail: expect.stringContaining('still open') as string });
   });
 
+  test('says when commits do not wait for the disk', async () => {
+    const set = (who: string, value: string) =>
+      query(`do $$ begin execute format('${who} set synchronous_commit = ${value}', current_database()); end $$`);
+    const durability = async () => (await findings()).of('durability');
+    await set('alter database %I', 'on');
+    expect((await durability())?.detail).not.toContain('synchronous_commit');
+    await set('alter database %I', 'off');
+    await set('alter role outbox_worker in database %I', 'off');
+    const detail =
+      /synchronous_commit is off, synchronous_commit is off for outbox_worker: after a crash of the database/;
+    expect(await durability()).toMatchObject({ status: 'look', detail: expect.stringMatching(detail) as string });
+  });
+
   test('looks for the triggers of the events that a rule captures, and for no others', async () => {
     await query('create table public.things (id int primary key)');
     await query(`select outbox.capture(name => 'things', table_name => 'public.things', job_name => 'reminder_24h',
