@@ -61,15 +61,16 @@ const FINISH = /* sql */ `
     f.run, true as finished, false as held, f.cancel_requested as "cancelRequested",
     extract(epoch from f.scheduled_at)::float8 * 1000 as "scheduledMs",
     case when f.cancelled then 'cancelled' end as "otherOutcome", f.cancelled_because as "otherReason"
-  from finished f
-  union all
+  from finished f`;
+
+/** What became of runs that were not ended so: read afterwards, since nearly all are. */
+const NOT_FINISHED = /* sql */ `
   select
-    e.run, false, coalesce(j.run = e.run and j.state = 'active', false), false,
-    extract(epoch from j.scheduled_at)::float8 * 1000, a.outcome, a.reason
-  from ended e
+    e.run, false as finished, coalesce(j.run = e.run and j.state = 'active', false) as held, false as "cancelRequested",
+    extract(epoch from j.scheduled_at)::float8 * 1000 as "scheduledMs", a.outcome as "otherOutcome", a.reason as "otherReason"
+  from unnest($1::bigint[], $2::bigint[]) as e (id, run)
   left join outbox.jobs j on j.id = e.id
-  left join outbox.attempts a on a.job_id = e.id and a.run = e.run and a.outcome <> 'interrupted'
-  where e.run not in (select f.run from finished f)`;
+  left join outbox.attempts a on a.job_id = e.id and a.run = e.run and a.outcome <> 'interrupted'`;
 
 interface FinishRow {
   run: string;
@@ -114,6 +115,12 @@ export async function finishAll(db: Queryable, requests: FinishRequest[]): Promi
     COLUMNS.map((name) => columns.map((column) => column[name])),
   );
   const byRun = new Map(rows.map((row) => [row.run, row]));
+  const others = requests.map(({ job }) => job).filter(({ run }) => !byRun.has(run));
+  if (others.length > 0) {
+    const ids = [others.map(({ id }) => id), others.map(({ run }) => run)];
+    const { rows: found } = await db.query<FinishRow & Record<string, unknown>>(NOT_FINISHED, ids);
+    for (const row of found) byRun.set(row.run, row);
+  }
   return requests.map(({ job }): FinishResult => {
     const row = byRun.get(job.run);
     if (row?.otherOutcome) {
