@@ -72,13 +72,13 @@ begin
   end if;
 end $$;
 
--- The job of a row, as outbox.write_captured takes it: the fields of outbox.wanted_job in their order.
+-- The job of a row, as outbox.write_captured takes it: the fields of outbox.wanted_job in their order. JSON's null is no payload.
 create or replace function outbox.capture_job(capture outbox.captures) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 return format(
   'row(%s, %s, %s, %s, %s, null, null, %s, null)::outbox.wanted_job',
   coalesce(outbox.capture_expression(capture, 'key'), 'null'),
-  coalesce(outbox.capture_expression(capture, 'payload', 'jsonb'), 'null'),
+  coalesce('nullif(' || outbox.capture_expression(capture, 'payload', 'jsonb') || ', ''null'')', 'null'),
   coalesce(outbox.capture_expression(capture, 'owner_id', 'uuid'), 'null'),
   coalesce(
     outbox.capture_expression(capture, 'scheduled_at', 'timestamptz'),

@@ -41,6 +41,13 @@ describe('an insert', () => {
     ]);
   });
 
+  test.each(['null', `'null'`])('with a payload of %s enqueues a job with an empty one', async (payload) => {
+    const captured = await capture(rows, { payload });
+    await insert(captured, 1);
+    const found = 'select payload from outbox.jobs where name = $1';
+    expect(await query(found, [captured.job])).toEqual([{ payload: {} }]);
+  });
+
   test('enqueues where "when" holds, neither where it is false nor where it is null', async () => {
     const captured = await capture(rows, { when: `row.email <> 'e2'` });
     await query(`insert into ${captured.table} (id, email) values (1, 'e1'), (2, 'e2'), (3, null)`);
