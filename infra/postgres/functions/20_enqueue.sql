@@ -127,7 +127,7 @@ begin
     added := outbox.add_jobs(enqueue_many.name, wanted);
     return query select a.key, a.id, true from unnest(added) a;
   end if;
-  if cardinality(added) < cardinality(wanted) then
+  if cardinality(added) < cardinality(wanted) or cardinality(wanted) = 0 then -- an unknown name is refused in any case
     return query select d.* from outbox.meet_duplicates(enqueue_many.name, wanted, added, enqueue_many.rerun) d;
   end if;
 end $$;

@@ -1,12 +1,10 @@
 -- What the generated functions of captures call while they run, as outbox_owner.
 
--- An earlier signature, which took its jobs as JSON.
-drop function if exists outbox.write_captured(text, jsonb, text[], text, boolean);
-drop function if exists outbox.enqueue_or_move(text, jsonb);
+drop function if exists outbox.enqueue_or_move(text, jsonb); -- of an earlier version
 
 -- Cancels the open jobs of the keys in `unwanted`, then enqueues `wanted` (see outbox.enqueue_many). A job does not capture
 -- what it writes itself about its own key, nor cancel itself: writing back a result does not run it once more.
-create or replace function outbox.write_captured(
+create or replace function outbox.enqueue_captured(
   job_name text,
   wanted outbox.wanted_job[],
   unwanted text[],
@@ -20,7 +18,7 @@ declare
   added outbox.added_job[];
 begin
   if cardinality(unwanted) > 0 then
-    perform outbox.cancel_many(names => array[job_name], keys => unwanted, reason => write_captured.reason);
+    perform outbox.cancel_many(names => array[job_name], keys => unwanted, reason => enqueue_captured.reason);
   end if;
   if wanted is null then
     return;
@@ -35,11 +33,33 @@ begin
   added := outbox.add_jobs(job_name, wanted);
   if cardinality(added) = cardinality(wanted) then
     return;
-  elsif write_captured.reschedule then
+  elsif enqueue_captured.reschedule then
     perform outbox.move_duplicates(job_name, wanted, added);
   else
     perform outbox.meet_duplicates(job_name, wanted, added, rerun => true);
   end if;
+end $$;
+
+-- The same for functions that an earlier version generated. They are written anew by migrate, unless their table is not found
+-- by its name, or its primary key is gone: renamed tables are captured as before.
+create or replace function outbox.write_captured(
+  job_name text,
+  wanted jsonb,
+  unwanted text[],
+  reason text,
+  reschedule boolean
+) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform outbox.enqueue_captured(
+    job_name => write_captured.job_name, unwanted => write_captured.unwanted, reason => write_captured.reason,
+    reschedule => write_captured.reschedule,
+    wanted => case
+      when write_captured.wanted is not null
+      then array(select w from jsonb_populate_recordset(null::outbox.wanted_job, write_captured.wanted) w)
+    end
+  );
 end $$;
 
 -- The key of the job that this transaction is the work of, if it is a job of this name.

@@ -72,7 +72,8 @@ begin
   end if;
 end $$;
 
--- The job of a row, as outbox.write_captured takes it: the fields of outbox.wanted_job in their order. JSON's null is no payload.
+-- The job of a row, as outbox.enqueue_captured takes it: the fields of outbox.wanted_job in their order. JSON's null is no
+-- payload.
 create or replace function outbox.capture_job(capture outbox.captures) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 return format(
@@ -93,7 +94,7 @@ return format(
 create or replace function outbox.capture_call(capture outbox.captures, wanted text, unwanted text) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 return format(
-  $call$perform outbox.write_captured(
+  $call$perform outbox.enqueue_captured(
     job_name => %L, reason => %L, reschedule => %s,
     wanted => %s,
     unwanted => %s

@@ -120,7 +120,7 @@ describe('a capture that fails as a whole', () => {
     ['its row looks different now', ({ table }: Captured) => `alter table ${table} drop column id cascade`],
     [
       'a function of ours is gone',
-      () => 'drop function outbox.write_captured(text, outbox.wanted_job[], text[], text, boolean)',
+      () => 'drop function outbox.enqueue_captured(text, outbox.wanted_job[], text[], text, boolean)',
     ],
   ])('because %s lets the write through, and is recorded', async (_why, damage) => {
     const captured = await capture(rows);
@@ -139,6 +139,22 @@ describe('a capture that fails as a whole', () => {
     await insert(captured, 1, client);
     await client.query('commit');
     expect(await errors(captured)).toMatchObject([{ key: '1', sqlstate: '22P02' }]);
+  });
+
+  test('a function that an earlier version generated captures as before', async () => {
+    const captured = await capture(rows);
+    const call = (wanted: string, unwanted: string) =>
+      query(
+        `select from outbox.write_captured(
+           job_name => '${captured.job}', reason => 'row_changed', reschedule => false, wanted => ${wanted}, unwanted => ${unwanted}
+         )`,
+      );
+    await call(
+      `jsonb_build_array(jsonb_build_object('key', '1', 'payload', null), jsonb_build_object('key', '2'))`,
+      'null',
+    );
+    await call('null', `array['1']`);
+    expect(await jobs(captured)).toBe('1 cancelled, 2 pending');
   });
 
   test('a table that was renamed, got a column or lost one the rule does not name is captured as before', async () => {

@@ -3,7 +3,7 @@ import { codeOf, SQLSTATE, type Queryable } from './postgres.ts';
 import type { SharedSettings } from './config.ts';
 
 /** The newest numbered migration this code was written against. */
-export const SCHEMA_VERSION = 8;
+export const SCHEMA_VERSION = 9;
 
 interface Meta {
   instance: string;

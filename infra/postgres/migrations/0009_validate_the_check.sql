@@ -1,0 +1,2 @@
+-- Reads all rows, beside those who write.
+alter table outbox.jobs validate constraint state_fits_the_row;
